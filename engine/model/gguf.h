@@ -79,7 +79,7 @@ struct gguf_tensor {
     uint32_t type;       /* enum gguf_tensor_type */
     int ndims;           /* 1..4 */
     uint64_t dims[4];    /* dims[0] runs fastest (columns); unused ones are 1; none is 0 */
-    const uint8_t *data; /* aligned as the file says (at least 1; 32 unless the file differs) */
+    const uint8_t *data; /* aligned as the file says (at least 8; 32 unless the file differs) */
     size_t bytes;
 };
 
