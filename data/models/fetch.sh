@@ -17,7 +17,7 @@ done
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/lectern/models
 model=$dir/$file
 stamp=$dir/.$file.checked
-state() { stat -L -c '%s %Y %i' "$1"; }
+state() { stat -L -c '%s %.9Y %i' "$1"; }
 sha_of() { sha256sum < "$1" | cut -d ' ' -f 1; }
 
 if [ -f "$model" ]; then

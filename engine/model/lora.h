@@ -33,8 +33,9 @@ void lora_close(struct lora *l); /* NULL is legal */
 
 const struct lora_pair *lora_pair(const struct lora *l, size_t layer, enum lora_target target);
 size_t lora_max_rank(const struct lora *l);
-double lora_rope_base(const struct lora *l);    /* 0 = keep the model's */
-size_t lora_context(const struct lora *l);      /* tokens it was made for; 0 = not said */
-void lora_hash(const struct lora *l, uint8_t out[16]); /* over the tensors' file and the two numbers above */
+double lora_rope_base(const struct lora *l); /* 0 = keep the model's */
+size_t lora_context(const struct lora *l);   /* tokens it was made for; 0 = not said */
+/* XXH3-128 over the tensors' file and the RoPE base. */
+void lora_hash(const struct lora *l, uint8_t out[16]);
 
 #endif

@@ -19,8 +19,6 @@
 #include "engine/model/gguf.h"
 #include "kernels/kernels.h"
 
-/* model_rope_kind and the kernels' rope kind are mapped by the engine: a pair is (2i, 2i+1) or (i, i + n/2). */
-enum model_rope_kind { MODEL_ROPE_PAIRS, MODEL_ROPE_HALVES };
 enum model_rope_scaling {
     MODEL_SCALING_NONE,
     MODEL_SCALING_LINEAR,
@@ -31,14 +29,14 @@ enum model_rope_scaling {
 
 /* How positions turn into angles. rope_table.h makes the steps of it. */
 struct model_rope {
-    enum model_rope_kind kind;
+    enum rope_kind kind; /* kernels.h; GGUF's llama rows are permuted to pairs, qwen2's are halves */
     enum model_rope_scaling scaling;
-    size_t dims;  /* rotated dimensions of a head, even, <= D */
-    double base;  /* theta */
-    double scale; /* context factor >= 1 of linear, NTK, YaRN and llama3 */
-    double original_context; /* tokens; YaRN and llama3 */
-    double attn_factor;      /* YaRN: further factor on the magnitude; 0 = the method's own alone */
-    double beta_fast, beta_slow;             /* YaRN's ramp */
+    size_t dims;                 /* rotated dimensions of a head, even, <= D */
+    double base;                 /* theta */
+    double scale;                /* context factor >= 1 of linear, NTK, YaRN and llama3 */
+    double original_context;     /* tokens; YaRN and llama3 */
+    double attn_factor;          /* YaRN: further factor on the magnitude; 0 = the method's own alone */
+    double beta_fast, beta_slow; /* YaRN's ramp */
     double low_freq_factor, high_freq_factor; /* llama3 */
     const float *factors; /* [dims/2] divisors out of rope_freqs.weight, owned by the model; or NULL */
 };
@@ -55,11 +53,11 @@ struct model_params {
 };
 
 struct model_layer {
-    const float *attn_norm; /* [C] */
-    const struct weight *q; /* [H*D][C] */
-    const struct weight *k; /* [HK*D][C] */
-    const struct weight *v; /* [HK*D][C] */
-    const struct weight *o; /* [C][H*D] */
+    const float *attn_norm;    /* [C] */
+    const struct weight *q;    /* [H*D][C] */
+    const struct weight *k;    /* [HK*D][C] */
+    const struct weight *v;    /* [HK*D][C] */
+    const struct weight *o;    /* [C][H*D] */
     const float *bq, *bk, *bv; /* [H*D], [HK*D], [HK*D]; NULL without biases */
     const float *ffn_norm;     /* [C] */
     const struct weight *gate; /* [F][C] */
@@ -68,20 +66,21 @@ struct model_layer {
 };
 
 struct model_weights {
-    const void *embed; /* raw rows of token_embd, [V] of tensor_row_bytes(embed_type, C) bytes, in the mapping */
+    const void
+        *embed; /* raw rows of token_embd, [V] of tensor_row_bytes(embed_type, C) bytes, in the mapping */
     enum tensor_type embed_type;
-    const float *output_norm;     /* [C] */
-    const struct weight *output;  /* [V][C] */
+    const float *output_norm;         /* [C] */
+    const struct weight *output;      /* [V][C] */
     const struct model_layer *layers; /* [L] */
 };
 
 struct model;
 
-/* Maps the GGUF file, checks it and packs its weights through `kernels` (borrowed for the model's life), using
- * `pool` for the duration of the call. Errors: ERR_NOT_FOUND, ERR_IO, ERR_FORMAT (damaged), ERR_UNSUPPORTED
- * (other architecture or tensor type), ERR_MEMORY. *out is NULL after an error. */
-int model_open(const char *path, const struct kernels *kernels, struct pool *pool, const struct progress *progress,
-               struct model **out, struct err *e);
+/* Maps the GGUF file, checks it and packs its weights through `kernels` (borrowed for the model's life),
+ * using `pool` for the duration of the call. Errors: ERR_NOT_FOUND, ERR_IO, ERR_FORMAT (damaged),
+ * ERR_UNSUPPORTED (other architecture or tensor type), ERR_MEMORY. *out is NULL after an error. */
+int model_open(const char *path, const struct kernels *kernels, struct pool *pool,
+               const struct progress *progress, struct model **out, struct err *e);
 void model_close(struct model *m); /* NULL is legal */
 
 /* Each borrowed from the model. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* safetensors.h - a mapped safetensors file; every offset is inside the file and no two tensors overlap.
  *
- * Layout: u64 little-endian header length, JSON header, data. Names map to dtype, shape and a byte range of the
- * data whose length is exactly that of the shape.
+ * Layout: u64 little-endian header length, JSON header, data. Names map to dtype, shape and a byte range of
+ * the data whose length is exactly that of the shape.
  */
 #ifndef LECTERN_ENGINE_MODEL_SAFETENSORS_H
 #define LECTERN_ENGINE_MODEL_SAFETENSORS_H
