@@ -140,8 +140,7 @@ void frame_stream_fini(struct frame_stream *s)
 
 static int broken(const struct frame_stream *s, struct err *e, const char *what)
 {
-    return err_set(e, ERR_CHILD, "%s: lectern-ingest broke its protocol (%s); nothing of it was kept",
-                   s->name, what);
+    return err_set(e, ERR_CHILD, "%s: lectern-ingest broke its protocol (%s)", s->name, what);
 }
 
 /* Copies a string of n bytes when it is clean: UTF-8 without control characters. Returns 0 when it is not. */
@@ -278,10 +277,17 @@ static int on_progress(struct frame_stream *s, struct reader *r, struct err *e)
     return 0;
 }
 
+/* What a parser may say of a document; the rest (cancelled, busy, ...) is for the parent alone. */
+static int allowed_verdict(uint8_t code)
+{
+    return code == ERR_IO || code == ERR_FORMAT || code == ERR_UNSUPPORTED || code == ERR_LIMIT ||
+           code == ERR_MEMORY || code == ERR_NOT_FOUND || code == ERR_USAGE;
+}
+
 static int on_error(struct frame_stream *s, struct reader *r, struct err *e)
 {
     uint8_t code = read_u8(r);
-    if (!take_string(r, &s->verdict_text) || r->left || code == ERR_NONE || code > ERR_CHILD)
+    if (!take_string(r, &s->verdict_text) || r->left || !allowed_verdict(code))
         return broken(s, e, "a malformed error frame");
     s->verdict = code;
     s->ended = 1;
@@ -389,8 +395,7 @@ int frame_stream_finish(const struct frame_stream *s, struct err *e)
     if (s->verdict)
         return err_set(e, (enum err_code)s->verdict, "%s", s->verdict_text.data);
     if (!s->ended)
-        return err_set(e, ERR_CHILD, "%s: lectern-ingest stopped before the end; nothing of it was kept",
-                       s->name);
+        return err_set(e, ERR_CHILD, "%s: lectern-ingest stopped before the end", s->name);
     if (s->pending.len)
         return broken(s, e, "bytes after the end");
     return 0;
