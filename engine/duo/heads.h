@@ -29,7 +29,7 @@ void heads_close(struct heads *h); /* NULL is legal */
 
 /* is_retrieval[L][HK] becomes 0 or 1: the round(sparsity * L * HK) heads with the lowest alpha stream, of
  * equal ones the lower (layer, head) first. 0 = all retrieval, 1 = all streaming. ERR_USAGE outside [0, 1];
- * ERR_NOT_FOUND for sparsity > 0 when there is no pattern. */
+ * ERR_NOT_FOUND when the answer hangs on a pattern and there is none. */
 int heads_split(const struct heads *h, double sparsity, uint8_t *is_retrieval, struct err *e);
 
 /* Names a split: XXH3-128 over L, HK, the bitmap, S and R. S and R count only when some head streams, so that
