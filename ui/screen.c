@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* screen.c - see screen.h. Invariant: whatever path leads out, screen_close restores the terminal's modes,
+ * the signals' handlers and the paste and mouse settings.
+ *
+ * A signal may be delivered to any thread, so a poll(2) here would not always be interrupted by it: the
+ * handler writes a byte to a pipe that is polled.
+ */
+#include "ui/screen.h"
+
+#include <curses.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "engine/base/buf.h"
+#include "engine/base/clock.h"
+#include "ui/filter.h"
+
+enum {
+    ESC_DELAY_MS = 25,
+    PASTE_PATIENCE_MS = 2000, /* a paste whose end never comes is taken as it is after this long */
+    CODE_PASTE_BEGIN = KEY_MAX + 1,
+    CODE_PASTE_END,
+    CODE_WORD_LEFT,
+    CODE_WORD_RIGHT,
+    CODE_HOME,
+    CODE_END,
+};
+
+struct screen {
+    SCREEN *curses;
+    struct frame shown;
+    int colours;
+    int pasting;
+    double last_paste_byte;
+    struct buf paste;
+    int signal_pipe[2];
+    struct sigaction old_winch, old_term, old_hup;
+};
+
+/* The signal flags: set by the handler alone, cleared by screen_read. */
+static volatile sig_atomic_t signal_size, signal_end, signal_fd = -1;
+
+static void on_signal(int number)
+{
+    int saved = errno;
+    if (number == SIGWINCH)
+        signal_size = 1;
+    else
+        signal_end = 1;
+    if (signal_fd >= 0) {
+        ssize_t written = write((int)signal_fd, "", 1);
+        (void)written; /* a full pipe wakes as well */
+    }
+    errno = saved;
+}
+
+static void send_mode(const char *sequence)
+{
+    fputs(sequence, stdout);
+    fflush(stdout);
+}
+
+static void take_signals(struct screen *s)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    signal_size = signal_end = 0;
+    signal_fd = s->signal_pipe[1];
+    sigaction(SIGWINCH, &action, &s->old_winch);
+    sigaction(SIGTERM, &action, &s->old_term);
+    sigaction(SIGHUP, &action, &s->old_hup);
+}
+
+static void define_keys(void)
+{
+    static const struct {
+        const char *sequence;
+        int code;
+    } extra[] = {
+        {"\033[200~", CODE_PASTE_BEGIN}, {"\033[201~", CODE_PASTE_END},
+        {"\033[1;5D", CODE_WORD_LEFT},   {"\033[1;5C", CODE_WORD_RIGHT},
+        {"\033[1;3D", CODE_WORD_LEFT},   {"\033[1;3C", CODE_WORD_RIGHT},
+        {"\033[5D", CODE_WORD_LEFT},     {"\033[5C", CODE_WORD_RIGHT},
+        {"\033[H", CODE_HOME},           {"\033[F", CODE_END},
+        {"\033[1~", CODE_HOME},          {"\033[4~", CODE_END},
+    };
+    for (size_t i = 0; i < sizeof extra / sizeof *extra; i++)
+        define_key(extra[i].sequence, extra[i].code);
+}
+
+/* Characters are drawn and read as UTF-8 whatever the environment says about the rest. */
+static void want_utf8(void)
+{
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0 && !setlocale(LC_CTYPE, ""))
+        setlocale(LC_CTYPE, "C");
+    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0 && !setlocale(LC_CTYPE, "C.UTF-8"))
+        setlocale(LC_CTYPE, "en_US.UTF-8");
+}
+
+int screen_open(struct screen **out, int no_color, struct err *e)
+{
+    *out = NULL;
+    if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
+        return err_set(e, ERR_USAGE, "the reading room needs a terminal; use \"lectern ask\" in scripts");
+    struct screen *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_memory(e, "the screen");
+    if (pipe2(s->signal_pipe, O_CLOEXEC | O_NONBLOCK) != 0) {
+        int saved = errno;
+        free(s);
+        return err_errno(e, saved, "cannot make a pipe for signals");
+    }
+    want_utf8();
+    s->curses = newterm(NULL, stdout, stdin);
+    if (!s->curses) {
+        const char *term = getenv("TERM");
+        close(s->signal_pipe[0]);
+        close(s->signal_pipe[1]);
+        free(s);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "unknown terminal type \"%s\"; set TERM, for example to xterm-256color",
+                       term ? term : "");
+    }
+    set_term(s->curses);
+    raw();
+    noecho();
+    nonl();
+    keypad(stdscr, TRUE);
+    nodelay(stdscr, TRUE);
+    set_escdelay(ESC_DELAY_MS);
+    define_keys();
+    mouseinterval(0);
+    mousemask(BUTTON1_PRESSED | BUTTON1_CLICKED | BUTTON4_PRESSED | BUTTON5_PRESSED, NULL);
+    s->colours = !no_color && has_colors() && start_color() == OK && use_default_colors() == OK;
+    draw_start(s->colours);
+    take_signals(s);
+    send_mode("\033[?2004h");
+    *out = s;
+    return 0;
+}
+
+void screen_close(struct screen *s)
+{
+    if (!s)
+        return;
+    send_mode("\033[?2004l");
+    mousemask(0, NULL);
+    endwin();
+    sigaction(SIGWINCH, &s->old_winch, NULL);
+    sigaction(SIGTERM, &s->old_term, NULL);
+    sigaction(SIGHUP, &s->old_hup, NULL);
+    signal_fd = -1;
+    delscreen(s->curses);
+    close(s->signal_pipe[0]);
+    close(s->signal_pipe[1]);
+    frame_free(&s->shown);
+    buf_free(&s->paste);
+    free(s);
+}
+
+void screen_size(const struct screen *s, int *rows, int *columns)
+{
+    (void)s;
+    getmaxyx(stdscr, *rows, *columns);
+    if (*rows < 1)
+        *rows = 1;
+    if (*columns < 1)
+        *columns = 1;
+}
+
+int screen_signal_fd(const struct screen *s)
+{
+    return s->signal_pipe[0];
+}
+
+int screen_colours(const struct screen *s)
+{
+    return s->colours;
+}
+
+struct frame *screen_shown(struct screen *s)
+{
+    return &s->shown;
+}
+
+void screen_forget(struct screen *s)
+{
+    frame_free(&s->shown);
+    clearok(curscr, TRUE);
+}
+
+void screen_suspend(struct screen *s)
+{
+    send_mode("\033[?2004l");
+    def_prog_mode();
+    endwin();
+    kill(getpid(), SIGTSTP);
+    reset_prog_mode();
+    refresh();
+    send_mode("\033[?2004h");
+    signal_size = 1; /* the window may have changed meanwhile */
+    screen_forget(s);
+}
+
+int screen_patience(const struct screen *s)
+{
+    return s->pasting ? PASTE_PATIENCE_MS : -1;
+}
+
+static int paste_done(struct screen *s, struct ui_key *out)
+{
+    s->pasting = 0;
+    if (s->paste.failed) { /* too large for memory: nothing is better than a part */
+        buf_free(&s->paste);
+        return 0;
+    }
+    *out = (struct ui_key){
+        .code = UIK_PASTE, .text = s->paste.data ? s->paste.data : "", .n_text = s->paste.len};
+    return 1;
+}
+
+static void paste_char(struct screen *s, wint_t c)
+{
+    char bytes[8];
+    mbstate_t state = {0};
+    size_t n = wcrtomb(bytes, (wchar_t)c, &state);
+    if (n != (size_t)-1)
+        buf_add(&s->paste, bytes, n);
+    s->last_paste_byte = clock_seconds();
+}
+
+static int read_resize(struct ui_key *out)
+{
+    struct winsize size;
+    signal_size = 0;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0)
+        resizeterm(size.ws_row, size.ws_col);
+    out->code = UIK_RESIZE;
+    return 1;
+}
+
+static int read_mouse(struct ui_key *out)
+{
+    MEVENT event;
+    if (getmouse(&event) != OK)
+        return 0;
+    out->row = event.y;
+    out->column = event.x;
+    if (event.bstate & BUTTON4_PRESSED)
+        out->code = UIK_WHEEL_UP;
+    else if (event.bstate & BUTTON5_PRESSED)
+        out->code = UIK_WHEEL_DOWN;
+    else if (event.bstate & (BUTTON1_PRESSED | BUTTON1_CLICKED))
+        out->code = UIK_CLICK;
+    else
+        return 0;
+    return 1;
+}
+
+static uint32_t function_key(wint_t c)
+{
+    static const struct {
+        int curses;
+        uint32_t ours;
+    } map[] = {
+        {KEY_UP, UIK_UP},
+        {KEY_DOWN, UIK_DOWN},
+        {KEY_LEFT, UIK_LEFT},
+        {KEY_RIGHT, UIK_RIGHT},
+        {KEY_HOME, UIK_HOME},
+        {CODE_HOME, UIK_HOME},
+        {KEY_END, UIK_END},
+        {CODE_END, UIK_END},
+        {KEY_PPAGE, UIK_PAGE_UP},
+        {KEY_NPAGE, UIK_PAGE_DOWN},
+        {KEY_BACKSPACE, UIK_BACKSPACE},
+        {KEY_DC, UIK_DELETE},
+        {CODE_WORD_LEFT, UIK_WORD_LEFT},
+        {CODE_WORD_RIGHT, UIK_WORD_RIGHT},
+        {KEY_F(1), UIK_F1},
+        {KEY_F(2), UIK_F2},
+        {KEY_ENTER, UIK_ENTER},
+    };
+    for (size_t i = 0; i < sizeof map / sizeof *map; i++)
+        if ((wint_t)map[i].curses == c)
+            return map[i].ours;
+    return 0;
+}
+
+static uint32_t plain_key(wint_t c)
+{
+    if (c == 127 || c == 8)
+        return UIK_BACKSPACE;
+    return c == '\n' ? UIK_ENTER : (uint32_t)c;
+}
+
+/* After ESC: nothing more is the Esc key; a character is Alt with it; an unknown sequence is swallowed. */
+static uint32_t after_escape(void)
+{
+    wint_t c;
+    int kind = get_wch(&c);
+    if (kind == ERR)
+        return UIK_ESC;
+    if (kind == KEY_CODE_YES) {
+        uint32_t key = function_key(c);
+        return key ? UIK_ALT(key) : 0;
+    }
+    if (c == UIK_ESC)
+        return UIK_ESC;
+    if (c != '[' && c != 'O')
+        return UIK_ALT(plain_key(c));
+    for (int i = 0; i < 32 && get_wch(&c) == OK; i++)
+        if (c >= 0x40 && c <= 0x7E)
+            return 0;
+    return 0;
+}
+
+/* One curses key; 1 when *out was filled, 0 when it meant nothing, -1 when there is none. */
+static int read_one(struct screen *s, struct ui_key *out)
+{
+    wint_t c;
+    int kind = get_wch(&c);
+    if (kind == ERR)
+        return -1;
+    if (kind == KEY_CODE_YES && c == CODE_PASTE_BEGIN) {
+        s->pasting = 1;
+        buf_clear(&s->paste);
+        s->paste.failed = 0;
+        s->last_paste_byte = clock_seconds();
+        return 0;
+    }
+    if (s->pasting) {
+        if (kind == KEY_CODE_YES && c == CODE_PASTE_END)
+            return paste_done(s, out);
+        if (kind != KEY_CODE_YES)
+            paste_char(s, c);
+        return 0;
+    }
+    if (kind != KEY_CODE_YES)
+        out->code = c == UIK_ESC ? after_escape() : plain_key(c);
+    else if (c == KEY_RESIZE)
+        return read_resize(out);
+    else if (c == KEY_MOUSE)
+        return read_mouse(out);
+    else
+        out->code = function_key(c);
+    return out->code != 0;
+}
+
+/* get_wch cannot tell "nothing yet" from "the terminal is gone". */
+static int is_gone(void)
+{
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR | POLLNVAL));
+}
+
+int screen_read(struct screen *s, struct ui_key *out)
+{
+    char bytes[64];
+    memset(out, 0, sizeof *out);
+    while (read(s->signal_pipe[0], bytes, sizeof bytes) > 0)
+        ;
+    if (signal_end) {
+        out->code = UIK_END_OF_INPUT;
+        return 1;
+    }
+    if (signal_size)
+        return read_resize(out);
+    for (;;) {
+        int got = read_one(s, out);
+        if (got > 0)
+            return 1;
+        if (got < 0)
+            break;
+    }
+    if (is_gone()) {
+        out->code = UIK_END_OF_INPUT;
+        return 1;
+    }
+    if (s->pasting && clock_seconds() - s->last_paste_byte >= PASTE_PATIENCE_MS / 1000.0)
+        return paste_done(s, out);
+    return 0;
+}
