@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* session.h - the engine's face: a loaded model, and timelines over it.
  *
- * struct engine is a model with its adapter and head pattern, immutable once open. struct session is one mutable
- * timeline: token ids, DuoAttention caches (engine/duo/cache.h), the logits of the last token. Nothing of tensors
- * shows here. Appending is exact: the same ids give the same bits whatever the chunking, the number of threads, or
- * a save and restore in between, on one set of kernels (DESIGN.md section 1, "the own-page rule").
+ * struct engine is a model with its adapter and head pattern, immutable once open. struct session is one
+ * mutable timeline: token ids, DuoAttention caches (engine/duo/cache.h), the logits of the last token.
+ * Nothing of tensors shows here. Appending is exact: the same ids give the same bits whatever the chunking,
+ * the number of threads, or a save and restore in between, on one set of kernels (DESIGN.md section 1, "the
+ * own-page rule").
  *
- * What lasts goes through struct kv_sink / kv_source, which the program bridges to its store: blocks of KV_BLOCK
- * tokens of quantised retrieval pages under the hash chain of their token ids, and checkpoints (streaming heads'
- * rings, the unfilled block, the raw own page) that make a timeline resumable at one position.
+ * What lasts goes through struct kv_sink / kv_source, which the program bridges to its store: blocks of
+ * KV_BLOCK tokens of quantised retrieval pages under the hash chain of their token ids, and checkpoints
+ * (streaming heads' rings, the unfilled block, the raw own page) that make a timeline resumable at one
+ * position.
  */
 #ifndef LECTERN_ENGINE_SESSION_H
 #define LECTERN_ENGINE_SESSION_H
@@ -74,34 +76,35 @@ int engine_kv_bits(const struct engine *g);
 int session_create(struct session **out, const struct engine *g, struct err *e);
 void session_free(struct session *s); /* NULL is legal */
 
-size_t session_position(const struct session *s);      /* tokens in the timeline */
+size_t session_position(const struct session *s);        /* tokens in the timeline */
 const uint32_t *session_tokens(const struct session *s); /* [position], borrowed until the next change */
-size_t session_kv_bytes(const struct session *s);      /* bytes of KV held or mapped */
+size_t session_kv_bytes(const struct session *s);        /* bytes of KV held or mapped */
 
 struct append_options {
     const struct progress *progress; /* in tokens; may be NULL */
     struct cancel *cancel;           /* may be NULL; looked at several times per layer */
-    /* Called for every appended token in order with logits [V] f32 (borrowed for the call); NULL: only the last
-     * token's logits are computed. Non-zero ends the append with ERR_CANCELLED after its chunk. */
+    /* Called for every appended token in order with logits [V] f32 (borrowed for the call); NULL: only the
+     * last token's logits are computed. Non-zero ends the append with ERR_CANCELLED after its chunk. */
     int (*logits)(void *arg, size_t position, const float *row);
     void *arg;
 };
 
-/* Appends n token ids (each < V). On ERR_CANCELLED or failure the timeline holds the whole chunks that were finished,
- * exactly as if only they had been appended; session_position tells how many. */
+/* Appends n token ids (each < V). On ERR_CANCELLED or failure the timeline holds the whole chunks that were
+ * finished, exactly as if only they had been appended; session_position tells how many. */
 int session_append(struct session *s, const uint32_t *ids, size_t n, const struct append_options *options,
                    struct err *e);
 
 /* Logits [V] of the last token, or NULL before any (borrowed until the next change). */
 const float *session_logits(const struct session *s);
 
-/* Attention watch: while on, every appended token adds each 64-token page's share of the retrieval heads' softmax
- * to session_mass ([ceil(position/64)] doubles, mean over heads, summed over tokens). session_watch clears it. */
+/* Attention watch: while on, every appended token adds each 64-token page's share of the retrieval heads'
+ * softmax to session_mass ([ceil(position/64)] doubles, mean over heads, summed over tokens). session_watch
+ * clears it. */
 int session_watch(struct session *s, int on, struct err *e);
 const double *session_mass(const struct session *s, size_t *pages);
 
-/* In-memory copy of the timeline's end, to come back to after a branch. The blocks before it are shared, so it is
- * small. A session can go back only to marks of itself, taken at or before the present position. */
+/* In-memory copy of the timeline's end, to come back to after a branch. The blocks before it are shared, so
+ * it is small. A session can go back only to marks of itself, taken at or before the present position. */
 struct session_mark;
 int session_mark(struct session *s, struct session_mark **out, struct err *e);
 int session_return(struct session *s, const struct session_mark *m, struct err *e);
@@ -109,23 +112,25 @@ void session_mark_free(struct session_mark *m);
 
 enum kv_kind { KV_KIND_BLOCK = 1, KV_KIND_CHECKPOINT = 2 };
 
-/* Declared here, implemented by the program over its store. `parent` is NULL for a chain's first block. The sink must
- * have the bytes on disk before it returns 0. */
+/* Declared here, implemented by the program over its store. `parent` is NULL for a chain's first block. The
+ * sink must have the bytes on disk before it returns 0. */
 struct kv_sink {
     int (*put)(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t *parent,
                const struct iovec *parts, int n, struct err *e);
     void *arg;
 };
 
-/* map gives verified bytes that stay until unmap(handle); ERR_NOT_FOUND and ERR_FORMAT mean "compute it again". */
+/* map gives verified bytes that stay until unmap(handle); ERR_NOT_FOUND and ERR_FORMAT mean "compute it
+ * again". */
 struct kv_source {
-    int (*map)(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t **data, size_t *size,
-               void **handle, struct err *e);
+    int (*map)(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t **data,
+               size_t *size, void **handle, struct err *e);
     void (*unmap)(void *arg, void *handle);
     void *arg;
 };
 
-/* Puts every block that is full and not yet put, then a checkpoint at the present position, whose key is returned. */
+/* Puts every block that is full and not yet put, then a checkpoint at the present position, whose key is
+ * returned. */
 int session_save(struct session *s, const struct kv_sink *sink, uint8_t key[KV_KEY_BYTES], struct err *e);
 
 /* The key that session_save would give these tokens on this engine. */
@@ -136,9 +141,10 @@ enum restore_proof {
     RESTORE_VERIFIED_CLOSE = 2 /* other kernels than the writer's: agrees within rounding */
 };
 
-/* Makes the empty session s the timeline of ids[0..n) from stored blocks and checkpoint, computes the last token again
- * and compares. On any failure s is empty again and the caller appends instead: ERR_NOT_FOUND (never stored),
- * ERR_FORMAT (damaged, or the proof failed; the text says which). *proof may be NULL. `source` must outlive s. */
+/* Makes the empty session s the timeline of ids[0..n) from stored blocks and checkpoint, computes the last
+ * token again and compares. On any failure s is empty again and the caller appends instead: ERR_NOT_FOUND
+ * (never stored), ERR_FORMAT (damaged, or the proof failed; the text says which). *proof may be NULL.
+ * `source` must outlive s. */
 int session_restore(struct session *s, const struct kv_source *source, const uint32_t *ids, size_t n,
                     enum restore_proof *proof, struct err *e);
 

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cache.c - addresses and memory of the two KV caches. */
+#include "engine/duo/cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/bytes.h"
+
+static void *take_records(size_t n, size_t bytes)
+{
+    size_t total;
+    if (size_mul(n, bytes, &total))
+        return NULL;
+    total = (total + 63) / 64 * 64;
+    void *p = aligned_alloc(64, total ? total : 64);
+    if (p)
+        memset(p, 0, total ? total : 64);
+    return p;
+}
+
+static void count_heads(struct cache_layout *y, const uint8_t *retrieval)
+{
+    for (size_t l = 0; l < y->L; l++) {
+        y->hr_before[l] = y->HR;
+        y->hs_before[l] = y->HS;
+        size_t hr = 0, hs = 0;
+        for (size_t h = 0; h < y->HK; h++) {
+            y->retrieval[l * y->HK + h] = retrieval[l * y->HK + h] ? 1 : 0;
+            y->slot[l * y->HK + h] = retrieval[l * y->HK + h] ? hr++ : hs++;
+        }
+        y->hr[l] = hr;
+        y->HR += hr;
+        y->HS += hs;
+        y->hr_max = hr > y->hr_max ? hr : y->hr_max;
+    }
+}
+
+int cache_layout_init(struct cache_layout *y, size_t L, size_t HK, size_t D, size_t S, size_t R, int bits,
+                      const uint8_t *retrieval, struct err *e)
+{
+    *y = (struct cache_layout){.L = L, .HK = HK, .D = D, .S = S, .R = R, .bits = bits};
+    y->record_bytes = kv_page_bytes(bits, D);
+    y->raw_bytes = kv_page_bytes(16, D);
+    if (!y->record_bytes || !y->raw_bytes)
+        return err_set(e, ERR_UNSUPPORTED, "no %d-bit KV pages for heads of width %zu; try --kv raw", bits,
+                       D);
+    if (R < 1 || R > (1u << 20) || S > (1u << 20))
+        return err_set(e, ERR_USAGE, "--sink %zu --recent %zu: choose 0..1048576 and 1..1048576", S, R);
+    y->retrieval = calloc(L * HK, 1);
+    y->slot = calloc(L * HK, sizeof *y->slot);
+    y->hr = calloc(L, sizeof *y->hr);
+    y->hr_before = calloc(L, sizeof *y->hr_before);
+    y->hs_before = calloc(L, sizeof *y->hs_before);
+    if (!y->retrieval || !y->slot || !y->hr || !y->hr_before || !y->hs_before) {
+        cache_layout_fini(y);
+        return err_memory(e, "the cache's layout");
+    }
+    count_heads(y, retrieval);
+    y->block_bytes = CACHE_BLOCK_PAGES * y->HR * y->record_bytes;
+    y->sink_pages = (S + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    y->ring_pages = (R + CACHE_CHUNK) / KV_PAGE_TOKENS + 3;
+    return 0;
+}
+
+void cache_layout_fini(struct cache_layout *y)
+{
+    free(y->retrieval);
+    free(y->slot);
+    free(y->hr);
+    free(y->hr_before);
+    free(y->hs_before);
+    *y = (struct cache_layout){0};
+}
+
+int cache_init(struct cache *c, const struct cache_layout *y, struct err *e)
+{
+    *c = (struct cache){.layout = y};
+    c->tail[0] = take_records(y->HR, y->raw_bytes);
+    c->tail[1] = take_records(y->HR, y->raw_bytes);
+    c->sinks = take_records(y->HS * y->sink_pages, y->raw_bytes);
+    c->ring = take_records(y->HS * y->ring_pages, y->raw_bytes);
+    if (c->tail[0] && c->tail[1] && c->sinks && c->ring)
+        return 0;
+    cache_fini(c, NULL, NULL);
+    return err_memory(e, "the KV cache");
+}
+
+void cache_fini(struct cache *c, void (*unmap)(void *arg, void *handle), void *arg)
+{
+    for (size_t i = 0; i < c->n_blocks; i++) {
+        if (!c->blocks[i].handle)
+            free(c->blocks[i].data);
+        else if (unmap)
+            unmap(arg, c->blocks[i].handle);
+    }
+    free(c->blocks);
+    free(c->tail[0]);
+    free(c->tail[1]);
+    free(c->sinks);
+    free(c->ring);
+    *c = (struct cache){0};
+}
+
+int cache_grow(struct cache *c, size_t page, struct err *e)
+{
+    size_t need = page / CACHE_BLOCK_PAGES + 1;
+    if (need > c->cap_blocks) {
+        size_t cap = need + need / 2 + 8;
+        struct cache_block *blocks = realloc(c->blocks, cap * sizeof *blocks);
+        if (!blocks)
+            return err_memory(e, "the KV cache");
+        c->blocks = blocks;
+        c->cap_blocks = cap;
+    }
+    while (c->n_blocks < need) {
+        uint8_t *data = take_records(1, c->layout->block_bytes);
+        if (!data)
+            return err_memory(e, "the KV cache");
+        c->blocks[c->n_blocks++] = (struct cache_block){.data = data};
+    }
+    return 0;
+}
+
+uint8_t *cache_record(const struct cache *c, size_t l, size_t page, size_t slot)
+{
+    const struct cache_layout *y = c->layout;
+    size_t number = y->hr_before[l] * CACHE_BLOCK_PAGES + (page % CACHE_BLOCK_PAGES) * y->hr[l] + slot;
+    return c->blocks[page / CACHE_BLOCK_PAGES].data + number * y->record_bytes;
+}
+
+uint8_t *cache_tail(const struct cache *c, int which, size_t l, size_t slot)
+{
+    return c->tail[which] + (c->layout->hr_before[l] + slot) * c->layout->raw_bytes;
+}
+
+uint8_t *cache_stream(const struct cache *c, size_t l, size_t slot, size_t page)
+{
+    const struct cache_layout *y = c->layout;
+    size_t head = y->hs_before[l] + slot;
+    if (page < y->sink_pages)
+        return c->sinks + (head * y->sink_pages + page) * y->raw_bytes;
+    return c->ring + (head * y->ring_pages + page % y->ring_pages) * y->raw_bytes;
+}
+
+size_t cache_ring_first(const struct cache_layout *y, size_t P)
+{
+    size_t first = P > y->R ? (P - y->R) / KV_PAGE_TOKENS : 0;
+    return first > y->sink_pages ? first : y->sink_pages;
+}
+
+/* Pages [first, end) of the ring and [0, sinks) of the sinks that P tokens have filled. */
+static void stream_pages(const struct cache_layout *y, size_t P, size_t *sinks, size_t *first, size_t *end)
+{
+    size_t pages = (P + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    *sinks = pages < y->sink_pages ? pages : y->sink_pages;
+    *first = cache_ring_first(y, P);
+    *end = pages > *first ? pages : *first;
+}
+
+size_t cache_state_bytes(const struct cache_layout *y, size_t P, int blocks_too)
+{
+    size_t sinks, first, end;
+    stream_pages(y, P, &sinks, &first, &end);
+    size_t open_pages = blocks_too ? P / KV_PAGE_TOKENS % CACHE_BLOCK_PAGES : 0;
+    return open_pages * y->HR * y->record_bytes + y->HR * y->raw_bytes +
+           y->HS * (sinks + end - first) * y->raw_bytes;
+}
+
+/* Walks the state in its one order and copies each piece to or from `bytes`. */
+static void state_walk(const struct cache *c, size_t P, int blocks_too, uint8_t *bytes, int reading)
+{
+    const struct cache_layout *y = c->layout;
+    size_t pages = P / KV_PAGE_TOKENS, at = 0;
+    size_t open_first = pages - pages % CACHE_BLOCK_PAGES;
+    for (size_t p = open_first; blocks_too && p < pages; p++)
+        for (size_t l = 0; l < y->L; l++) {
+            size_t n = y->hr[l] * y->record_bytes;
+            if (n && reading)
+                memcpy(cache_record(c, l, p, 0), bytes + at, n);
+            else if (n)
+                memcpy(bytes + at, cache_record(c, l, p, 0), n);
+            at += n;
+        }
+    size_t tail = y->HR * y->raw_bytes;
+    if (reading)
+        memcpy(c->tail[c->cur], bytes + at, tail);
+    else
+        memcpy(bytes + at, c->tail[c->cur], tail);
+    at += tail;
+    size_t sinks, first, end;
+    stream_pages(y, P, &sinks, &first, &end);
+    for (size_t l = 0; l < y->L; l++)
+        for (size_t slot = 0; slot < y->HK - y->hr[l]; slot++)
+            for (size_t p = 0; p < end; p++) {
+                if (p >= sinks && p < first)
+                    continue;
+                uint8_t *record = cache_stream(c, l, slot, p);
+                if (reading)
+                    memcpy(record, bytes + at, y->raw_bytes);
+                else
+                    memcpy(bytes + at, record, y->raw_bytes);
+                at += y->raw_bytes;
+            }
+}
+
+void cache_state_write(const struct cache *c, size_t P, int blocks_too, uint8_t *out)
+{
+    state_walk(c, P, blocks_too, out, 0);
+}
+
+int cache_state_read(struct cache *c, size_t P, int blocks_too, const uint8_t *in, size_t n, struct err *e)
+{
+    if (n != cache_state_bytes(c->layout, P, blocks_too))
+        return err_set(e, ERR_FORMAT, "a checkpoint of %zu tokens has %zu bytes instead of %zu", P, n,
+                       cache_state_bytes(c->layout, P, blocks_too));
+    if (blocks_too && P / KV_PAGE_TOKENS % CACHE_BLOCK_PAGES) {
+        int rc = cache_grow(c, P / KV_PAGE_TOKENS - 1, e);
+        if (rc)
+            return rc;
+    }
+    state_walk(c, P, blocks_too, (uint8_t *)(uintptr_t)in, 1);
+    return 0;
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine.c - opens what never changes: kernels, threads, model, tokenizer, adapter, head split, and their
+ * identity. */
+#include "engine/session_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "engine/base/bytes.h"
+#include "engine/duo/heads.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pages and hashes are little-endian in memory");
+
+/* Everything that decides a KV byte goes in; the kernels do not (their rounding is checked at restore). */
+static int make_identity(struct engine *g, const uint8_t heads[16], struct err *e)
+{
+    struct buf all = {0};
+    uint8_t part[16];
+    buf_puts(&all, "lectern kv 1");
+    model_hash(g->model, part);
+    buf_add(&all, part, sizeof part);
+    tokenizer_hash(g->tokenizer, part);
+    buf_add(&all, part, sizeof part);
+    memset(part, 0, sizeof part);
+    if (g->lora)
+        lora_hash(g->lora, part);
+    buf_add(&all, part, sizeof part);
+    buf_add(&all, heads, 16);
+    put_u32(&all, (uint32_t)g->layout.bits);
+    put_u32(&all, (uint32_t)g->rope.kind);
+    put_f32(&all, g->rope.attn_factor);
+    for (size_t i = 0; i < g->rope.pairs; i++)
+        put_u64(&all, g->rope.steps[i]);
+    if (all.failed)
+        return err_memory(e, "the engine's identity");
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(all.data, all.len));
+    memcpy(g->identity, canonical.digest, sizeof g->identity);
+    buf_free(&all);
+    return 0;
+}
+
+/* The pattern's split into the cache layout, and the identity that follows from it. */
+static int open_heads(struct engine *g, const struct engine_options *o, struct err *e)
+{
+    const struct model_params *p = model_params(g->model);
+    struct heads *heads = NULL;
+    uint8_t *retrieval = calloc(p->L, p->HK), hash[16];
+    int rc = retrieval ? 0 : err_memory(e, "the head pattern");
+    if (!rc)
+        rc = o->heads_path ? heads_open(o->heads_path, p->L, p->HK, &heads, e)
+                           : heads_all_retrieval(p->L, p->HK, &heads, e);
+    double sparsity = o->sparsity >= 0 ? o->sparsity : o->heads_path ? 0.5 : 0.0;
+    if (!rc)
+        rc = heads_split(heads, sparsity, retrieval, e);
+    if (!rc) {
+        size_t S = o->sink >= 0 ? (size_t)o->sink : heads->S,
+               R = o->recent >= 0 ? (size_t)o->recent : heads->R;
+        rc = cache_layout_init(&g->layout, p->L, p->HK, p->D, S, R, o->kv_bits, retrieval, e);
+        if (!rc) {
+            heads_hash(retrieval, p->L, p->HK, S, R, hash);
+            rc = make_identity(g, hash, e);
+        }
+    }
+    heads_close(heads);
+    free(retrieval);
+    return rc;
+}
+
+int engine_open(struct engine **out, const struct engine_options *o, struct err *e)
+{
+    *out = NULL;
+    struct engine *g = calloc(1, sizeof *g);
+    if (!g)
+        return err_memory(e, "the engine");
+    int rc = 0;
+    if (!(g->kernels = kernels_get(o->kernels)))
+        rc = err_set(e, ERR_USAGE, "kernels '%s' do not run on this processor; see lectern doctor",
+                     o->kernels);
+    if (!rc)
+        rc = pool_create(&g->pool, o->threads, e);
+    if (!rc)
+        rc = model_open(o->model_path, g->kernels, g->pool, NULL, &g->model, e);
+    if (!rc)
+        rc = tokenizer_open(model_gguf(g->model), &g->tokenizer, e);
+    if (!rc && tokenizer_vocab(g->tokenizer) > model_params(g->model)->V)
+        rc = err_set(e, ERR_FORMAT, "%s has %u tokens but logits for %zu; download it again", o->model_path,
+                     tokenizer_vocab(g->tokenizer), model_params(g->model)->V);
+    if (!rc && o->adapter_path)
+        rc = lora_open(o->adapter_path, g->model, g->kernels, &g->lora, e);
+    if (!rc)
+        rc = rope_table_make(&model_params(g->model)->rope, g->lora ? lora_rope_base(g->lora) : 0, &g->rope,
+                             e);
+    if (!rc)
+        rc = open_heads(g, o, e);
+    if (rc) {
+        engine_close(g);
+        return rc;
+    }
+    *out = g;
+    return 0;
+}
+
+void engine_close(struct engine *g)
+{
+    if (!g)
+        return;
+    cache_layout_fini(&g->layout);
+    lora_close(g->lora);
+    tokenizer_close(g->tokenizer);
+    model_close(g->model);
+    pool_free(g->pool);
+    free(g);
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *g)
+{
+    return g->tokenizer;
+}
+const struct model_params *engine_params(const struct engine *g)
+{
+    return model_params(g->model);
+}
+const struct gguf *engine_gguf(const struct engine *g)
+{
+    return model_gguf(g->model);
+}
+const char *engine_kernels(const struct engine *g)
+{
+    return g->kernels->name;
+}
+int engine_threads(const struct engine *g)
+{
+    return pool_threads(g->pool);
+}
+const uint8_t *engine_heads(const struct engine *g)
+{
+    return g->layout.retrieval;
+}
+int engine_sink(const struct engine *g)
+{
+    return (int)g->layout.S;
+}
+int engine_recent(const struct engine *g)
+{
+    return (int)g->layout.R;
+}
+int engine_kv_bits(const struct engine *g)
+{
+    return g->layout.bits;
+}
+
+size_t engine_context(const struct engine *g)
+{
+    size_t adapted = g->lora ? lora_context(g->lora) : 0;
+    return adapted ? adapted : model_params(g->model)->context_train;
+}
+
+void engine_identity(const struct engine *g, uint8_t key[KV_KEY_BYTES])
+{
+    memcpy(key, g->identity, KV_KEY_BYTES);
+}
+
+size_t engine_kv_bytes_per_token(const struct engine *g)
+{
+    return g->layout.HR * g->layout.record_bytes / KV_PAGE;
+}
+
+size_t engine_kv_bytes_fixed(const struct engine *g)
+{
+    const struct cache_layout *y = &g->layout;
+    return (2 * y->HR + y->HS * (y->sink_pages + y->ring_pages)) * y->raw_bytes;
+}

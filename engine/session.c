@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session.c - one timeline: append in chunks, watch attention, mark and return.
+ *
+ * Invariant: tokens[0..position) are exactly the tokens whose keys and values the caches hold; a chunk that
+ * fails or is cancelled leaves position, tails and packed pages as they were.
+ */
+#include "engine/session_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+int session_create(struct session **out, const struct engine *g, struct err *e)
+{
+    *out = NULL;
+    struct session *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_memory(e, "a session");
+    s->engine = g;
+    s->last_logits = calloc(model_params(g->model)->V, sizeof *s->last_logits);
+    int rc = s->last_logits ? cache_init(&s->cache, &g->layout, e) : err_memory(e, "logits");
+    if (!rc)
+        rc = workspace_init(&s->work, g, e);
+    if (rc) {
+        session_free(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void session_free(struct session *s)
+{
+    if (!s)
+        return;
+    cache_fini(&s->cache, s->source.unmap, s->source.arg);
+    workspace_fini(&s->work);
+    free(s->last_logits);
+    free(s->mass_total);
+    free(s->tokens);
+    free(s);
+}
+
+int session_reset(struct session *s, struct err *e)
+{
+    cache_fini(&s->cache, s->source.unmap, s->source.arg);
+    s->source = (struct kv_source){0};
+    s->position = 0;
+    s->have_logits = 0;
+    return cache_init(&s->cache, &s->engine->layout, e);
+}
+
+size_t session_position(const struct session *s)
+{
+    return s->position;
+}
+const uint32_t *session_tokens(const struct session *s)
+{
+    return s->tokens;
+}
+const float *session_logits(const struct session *s)
+{
+    return s->have_logits ? s->last_logits : NULL;
+}
+
+size_t session_kv_bytes(const struct session *s)
+{
+    return s->cache.n_blocks * s->engine->layout.block_bytes + engine_kv_bytes_fixed(s->engine);
+}
+
+static int check_ids(const struct session *s, const uint32_t *ids, size_t n, struct err *e)
+{
+    size_t V = model_params(s->engine->model)->V;
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] >= V)
+            return err_set(e, ERR_USAGE, "token id %u at place %zu is not below the model's %zu", ids[i], i,
+                           V);
+    return 0;
+}
+
+static int reserve_tokens(struct session *s, size_t n, struct err *e)
+{
+    if (n > SIZE_MAX / 8 - s->position)
+        return err_set(e, ERR_LIMIT, "%zu tokens are more than memory can name", n);
+    if (s->position + n > s->cap) {
+        size_t cap = s->position + n + s->cap / 2 + KV_BLOCK;
+        uint32_t *tokens = realloc(s->tokens, cap * sizeof *tokens);
+        if (!tokens)
+            return err_memory(e, "token ids");
+        s->tokens = tokens;
+        s->cap = cap;
+    }
+    if (s->watching && s->mass_pages < s->cap / KV_PAGE + 1) {
+        size_t pages = s->cap / KV_PAGE + 1;
+        double *mass = realloc(s->mass_total, pages * sizeof *mass);
+        if (!mass)
+            return err_memory(e, "attention sums");
+        memset(mass + s->mass_pages, 0, (pages - s->mass_pages) * sizeof *mass);
+        s->mass_total = mass;
+        s->mass_pages = pages;
+    }
+    return 0;
+}
+
+/* A chunk ends on a page, so that its last tile is a whole one when more follows; a watched one stays in one
+ * page. */
+static size_t chunk_length(const struct session *s, size_t left)
+{
+    size_t room = (s->watching ? KV_PAGE : KV_CHUNK) - s->position % KV_PAGE;
+    return left < room ? left : room;
+}
+
+int session_append(struct session *s, const uint32_t *ids, size_t n, const struct append_options *options,
+                   struct err *e)
+{
+    int rc = check_ids(s, ids, n, e);
+    if (!rc)
+        rc = reserve_tokens(s, n, e);
+    const struct progress *progress = options ? options->progress : NULL;
+    for (size_t done = 0; !rc && done < n;) {
+        if (cancel_requested(options ? options->cancel : NULL))
+            return err_set(e, ERR_CANCELLED, "stopped; what was read is kept");
+        size_t T = chunk_length(s, n - done);
+        s->have_logits = 0;
+        rc = forward_chunk(s, ids + done, T, options, e);
+        if (rc)
+            break;
+        forward_commit(s, T);
+        memcpy(s->tokens + s->position, ids + done, T * sizeof *ids);
+        s->position += T;
+        done += T;
+        progress_report(progress, "reading", done, n);
+    }
+    return rc;
+}
+
+int session_watch(struct session *s, int on, struct err *e)
+{
+    s->watching = on;
+    if (s->mass_total)
+        memset(s->mass_total, 0, s->mass_pages * sizeof *s->mass_total);
+    return on ? reserve_tokens(s, 0, e) : 0;
+}
+
+const double *session_mass(const struct session *s, size_t *pages)
+{
+    *pages = s->mass_total ? (s->position + KV_PAGE - 1) / KV_PAGE : 0;
+    if (*pages > s->mass_pages)
+        *pages = s->mass_pages;
+    return s->mass_total;
+}
+
+struct session_mark {
+    size_t position;
+    uint64_t tokens_hash;
+    int have_logits;
+    float *logits;
+    uint8_t *state;
+    size_t state_bytes;
+};
+
+int session_mark(struct session *s, struct session_mark **out, struct err *e)
+{
+    *out = NULL;
+    size_t V = model_params(s->engine->model)->V;
+    struct session_mark *m = calloc(1, sizeof *m);
+    if (!m)
+        return err_memory(e, "a mark");
+    m->position = s->position;
+    m->tokens_hash = XXH3_64bits(s->tokens, s->position * sizeof *s->tokens);
+    m->have_logits = s->have_logits;
+    m->state_bytes = cache_state_bytes(&s->engine->layout, s->position, 0);
+    m->state = malloc(m->state_bytes ? m->state_bytes : 1);
+    m->logits = malloc(V * sizeof *m->logits);
+    if (!m->state || !m->logits) {
+        session_mark_free(m);
+        return err_memory(e, "a mark");
+    }
+    memcpy(m->logits, s->last_logits, V * sizeof *m->logits);
+    cache_state_write(&s->cache, s->position, 0, m->state);
+    *out = m;
+    return 0;
+}
+
+/* Blocks past P are forgotten as stored ones; a mapped block in which P lies becomes memory of ours again. */
+static int unshare_blocks(struct session *s, size_t P, struct err *e)
+{
+    struct cache *c = &s->cache;
+    for (size_t b = P / KV_BLOCK; b < c->n_blocks; b++) {
+        c->blocks[b].stored = 0;
+        if (!c->blocks[b].handle)
+            continue;
+        size_t bytes = (s->engine->layout.block_bytes + 63) / 64 * 64;
+        uint8_t *own = aligned_alloc(64, bytes ? bytes : 64);
+        if (!own)
+            return err_memory(e, "the KV cache");
+        memcpy(own, c->blocks[b].data, s->engine->layout.block_bytes);
+        s->source.unmap(s->source.arg, c->blocks[b].handle);
+        c->blocks[b] = (struct cache_block){.data = own};
+    }
+    return 0;
+}
+
+int session_return(struct session *s, const struct session_mark *m, struct err *e)
+{
+    if (m->position > s->position ||
+        XXH3_64bits(s->tokens, m->position * sizeof *s->tokens) != m->tokens_hash)
+        return err_set(e, ERR_REBUILD, "the mark at %zu tokens is not on this timeline any more",
+                       m->position);
+    int rc = unshare_blocks(s, m->position, e);
+    if (!rc)
+        rc = cache_state_read(&s->cache, m->position, 0, m->state, m->state_bytes, e);
+    if (rc)
+        return rc;
+    s->position = m->position;
+    s->have_logits = m->have_logits;
+    memcpy(s->last_logits, m->logits, model_params(s->engine->model)->V * sizeof *m->logits);
+    return 0;
+}
+
+void session_mark_free(struct session_mark *m)
+{
+    if (!m)
+        return;
+    free(m->state);
+    free(m->logits);
+    free(m);
+}
