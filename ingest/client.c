@@ -121,7 +121,8 @@ static void limit_child(const struct ingest_limits *l)
 {
     lower_limit(RLIMIT_CORE, 0);
     lower_limit(RLIMIT_CPU, l->cpu_seconds);
-#if !defined(__SANITIZE_ADDRESS__) /* its shadow is terabytes of address space */
+#if !defined(__SANITIZE_ADDRESS__) &&                                                                        \
+    !defined(__SANITIZE_THREAD__) /* their shadow is terabytes of address space */
     lower_limit(RLIMIT_AS, l->memory_bytes);
 #endif
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -279,6 +280,19 @@ static int reap(struct run *r, double grace)
     return status;
 }
 
+/* What a dead child still had in its stderr pipe; never waits. */
+static void drain_stderr(struct run *r)
+{
+    char last[STDERR_KEPT];
+    struct pollfd fd = {.fd = r->err, .events = POLLIN};
+    size_t n = 1;
+    while (r->err >= 0 && n && r->complaint.len < STDERR_KEPT && poll(&fd, 1, 0) > 0) {
+        if (read_some(&r->err, last, STDERR_KEPT - r->complaint.len, &n, r, NULL))
+            break; /* only a better text is lost */
+        buf_add(&r->complaint, last, n);
+    }
+}
+
 /* ": " and the first telling line of the child's stderr, clean; "" without one. */
 static void complaint_line(const struct run *r, struct buf *out)
 {
@@ -297,10 +311,11 @@ static void complaint_line(const struct run *r, struct buf *out)
 }
 
 /* What the end of a child that said all it had to say means. */
-static int judge(const struct run *r, int status, struct err *e)
+static int judge(struct run *r, int status, struct err *e)
 {
     if (r->stream.verdict)
         return frame_stream_finish(&r->stream, e);
+    drain_stderr(r);
     struct buf why = {0};
     complaint_line(r, &why);
     const char *said = why.failed ? "" : why.data;
