@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* config.h - everything the command line decided, and the paths that follow from it.
+ *
+ * argv -> cli_parse -> struct config -> config_resolve -> the command. A command reads the config and changes
+ * nothing of it. Strings that point into argv are borrowed; those under "paths" are owned.
+ */
+#ifndef LECTERN_APP_CONFIG_H
+#define LECTERN_APP_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+
+#define DEFAULT_MODEL_FILE "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+struct config {
+    /* What to do. */
+    int help, version, man;  /* flags: print and end */
+    const char *completion;  /* bash, zsh or fish, or NULL */
+    const char *sub;         /* name of the subcommand out of the table, NULL for commands without */
+    const char *const *args; /* [n_args], positional, without command and subcommand; owned array */
+    size_t n_args;
+
+    /* Options; the defaults are those of config_init. */
+    const char *session;         /* NULL: not given */
+    const char *data_dir_option; /* NULL: not given */
+    const char *model_option;    /* NULL: not given; a path, or a file name within models_dir */
+    const char *adapter;         /* "auto", "none" or a folder */
+    const char *heads;           /* "auto", "none" or a folder */
+    double sparsity;             /* 0..1, negative: not given */
+    int sink, recent;            /* tokens, negative: not given */
+    int kv_bits;                 /* 8 or 16 (raw) */
+    int threads;                 /* 0: all processors */
+    const char *kernels;         /* NULL: the fastest here */
+    double temperature;          /* 0 = greedy */
+    double top_p;                /* (0, 1] */
+    uint64_t seed;
+    int max_tokens;           /* of an answer */
+    int ctx;                  /* tokens of a perplexity window */
+    const char *tokens, *out; /* files of `logits`, NULL: not given */
+    int json, long_context, quiet, no_color, special, yes;
+
+    /* Paths, owned, filled by config_resolve. */
+    char *data_dir;   /* what lasts: the store; need not exist */
+    char *models_dir; /* models by name; need not exist */
+    char *shipped;    /* Lectern's own data folder (adapters, heads, models, sample) */
+    char *worker;     /* the lectern-ingest program beside this one */
+};
+
+void config_init(struct config *c);
+
+/* Fills the paths. ERR_NOT_FOUND when neither HOME nor what replaces it is set. */
+int config_resolve(struct config *c, struct err *e);
+
+void config_fini(struct config *c); /* legal on an initialised config in any state */
+
+/* A file of Lectern's own data folder, e.g. "sample/guide.pdf"; the caller frees, NULL when out of memory. It
+ * need not exist. */
+char *app_data_path(const struct config *c, const char *inside);
+
+/* The ingest worker; borrowed from the config. */
+const char *app_worker_path(const struct config *c);
+
+#endif
