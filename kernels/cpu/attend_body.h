@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* attend_body.h - attention over blocks in vectors; included once by attend_avx2.c and attend_avx512.c.
+ *
+ * Per block: K as floats transposed [D][64] and V [64][D] in scratch (32 KiB for D = 64), then tiles of up to
+ * ROWS_TILE query rows x TILE_VECTORS vectors. Lanes are keys for the scores and channels for the values, so
+ * each is one ascending fma chain; the sum of exp over 64 keys is one fixed tree. A tile gathers rows that
+ * see the block, and a row's arithmetic does not depend on its neighbours. Keys that a row does not see have
+ * exp = 0 exactly and change nothing but the sign of a zero, which the end removes.
+ *
+ * Cost of a block: 4 * 64 * D * rows flop, plus unpacking once for all rows of the call.
+ */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/attend.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/ref/ref.h"
+
+enum { ROWS_TILE = 6, LINE_PARTS = 16 / VW };
+
+struct tile {
+    int n; /* rows, 1..ROWS_TILE */
+    size_t row[ROWS_TILE];
+    const float *q[ROWS_TILE];                                       /* [D] each */
+    float *out[ROWS_TILE];                                           /* [D] each, unnormalised */
+    float factor[ROWS_TILE];                                         /* exp(old maximum - new) */
+    float p[ROWS_TILE][KV_PAGE_TOKENS] __attribute__((aligned(64))); /* scores, then their exp */
+};
+
+static void load_keys_8(const uint8_t *record, size_t D, float *k)
+{
+    float params[2 * HEAD_DIM_MAX];
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_k_params(D));
+    for (size_t i = 0; i < 2 * D; i += VW)
+        vf_store(params + i, vf_load_half(raw + i));
+    for (size_t t16 = 0; t16 < 4; t16++)
+        for (size_t cg = 0; cg < D / 4; cg++) {
+            const uint8_t *line = record + (t16 * (D / 4) + cg) * 64;
+            const float *scale = params + page_k_param_index(D, 4 * cg);
+            for (size_t part = 0; part < LINE_PARTS; part++) {
+                vi words = vi_line(line, cg >> 1 & 1, part);
+                float *to = k + 4 * cg * KV_PAGE_TOKENS + 16 * t16 + part * VW;
+#pragma GCC unroll 4
+                for (size_t c = 0; c < 4; c++) {
+                    vf v = vf_fma(vi_low_byte(words), vf_set1(scale[c]), vf_set1(scale[D + c]));
+                    vf_store(to + c * KV_PAGE_TOKENS, v);
+                    words = vi_next_byte(words);
+                }
+            }
+        }
+}
+
+static void load_values_8(const uint8_t *record, size_t D, float *v)
+{
+    float params[2 * KV_PAGE_TOKENS];
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_v_params(D));
+    for (size_t i = 0; i < 2 * KV_PAGE_TOKENS; i += VW)
+        vf_store(params + i, vf_load_half(raw + i));
+    const uint8_t *lines = record + page_v_codes(D);
+    for (size_t u = 0; u < 2; u++)
+        for (size_t h = 0; h < 2; h++)
+            for (size_t j = 0; j < 4; j++) {
+                const size_t b = 32 * u + 4 * j + 2 * h, token[4] = {b, b + 1, b + 16, b + 17};
+                vf scale[4], min[4];
+                for (size_t i = 0; i < 4; i++) {
+                    scale[i] = vf_set1(params[page_v_param_index(token[i])]);
+                    min[i] = vf_set1(params[KV_PAGE_TOKENS + page_v_param_index(token[i])]);
+                }
+                for (size_t mt = 0; mt < D / 16; mt++)
+                    for (size_t part = 0; part < LINE_PARTS; part++) {
+                        const uint8_t *line = lines + (((u * (D / 16) + mt) * 2 + h) * 4 + j) * 64;
+                        vi words = vi_line(line, j >> 1 & 1, part);
+#pragma GCC unroll 4
+                        for (size_t i = 0; i < 4; i++) {
+                            vf_store(v + token[i] * D + 16 * mt + part * VW,
+                                     vf_fma(vi_low_byte(words), scale[i], min[i]));
+                            words = vi_next_byte(words);
+                        }
+                    }
+            }
+}
+
+/* Tokens [lo, hi) of a 16-bit block; other columns of k become 0, other rows of v stay as they are. */
+static void load_16(const uint16_t *raw, size_t D, size_t lo, size_t hi, float *k, float *v)
+{
+    for (size_t t0 = lo / VW * VW; t0 < hi; t0 += VW)
+        for (size_t d = 0; d < D; d += VW) {
+            vf block[VW];
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VW; i++) {
+                size_t t = t0 + i;
+                block[i] = t >= lo && t < hi ? vf_load_half(raw + t * D + d) : vf_zero();
+            }
+            vf_transpose(block);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VW; i++)
+                vf_store(k + (d + i) * KV_PAGE_TOKENS + t0, block[i]);
+        }
+    for (size_t i = lo * D; i < hi * D; i += VW)
+        vf_store(v + i, vf_load_half(raw + KV_PAGE_TOKENS * D + i));
+}
+
+INLINE void scores(struct tile *a, const int n, const float *k, size_t D, float scale)
+{
+    for (size_t col = 0; col < KV_PAGE_TOKENS; col += TILE_VECTORS * VW) {
+        vf acc[ROWS_TILE][TILE_VECTORS];
+#pragma GCC unroll 6
+        for (int r = 0; r < n; r++)
+#pragma GCC unroll 4
+            for (int c = 0; c < TILE_VECTORS; c++)
+                acc[r][c] = vf_zero();
+        for (size_t d = 0; d < D; d++) {
+            vf key[TILE_VECTORS];
+#pragma GCC unroll 4
+            for (int c = 0; c < TILE_VECTORS; c++)
+                key[c] = vf_load(k + d * KV_PAGE_TOKENS + col + (size_t)c * VW);
+#pragma GCC unroll 6
+            for (int r = 0; r < n; r++) {
+                vf q = vf_set1(a->q[r][d]);
+#pragma GCC unroll 4
+                for (int c = 0; c < TILE_VECTORS; c++)
+                    acc[r][c] = vf_fma(q, key[c], acc[r][c]);
+            }
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < n; r++)
+#pragma GCC unroll 4
+            for (int c = 0; c < TILE_VECTORS; c++)
+                vf_store(a->p[r] + col + c * VW, vf_mul(acc[r][c], vf_set1(scale)));
+    }
+}
+
+/* Columns [col, col + nv * VW) of out = out * factor + p . v over tokens [lo, hi). */
+INLINE void values(struct tile *a, const int n, const int nv, const float *v, size_t D, size_t col, size_t lo,
+                   size_t hi)
+{
+    vf acc[ROWS_TILE][TILE_VECTORS];
+#pragma GCC unroll 6
+    for (int r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < nv; c++)
+            acc[r][c] = vf_mul(vf_load(a->out[r] + col + (size_t)c * VW), vf_set1(a->factor[r]));
+    for (size_t t = lo; t < hi; t++) {
+        vf value[TILE_VECTORS];
+#pragma GCC unroll 4
+        for (int c = 0; c < nv; c++)
+            value[c] = vf_load(v + t * D + col + (size_t)c * VW);
+#pragma GCC unroll 6
+        for (int r = 0; r < n; r++) {
+            vf p = vf_set1(a->p[r][t]);
+#pragma GCC unroll 4
+            for (int c = 0; c < nv; c++)
+                acc[r][c] = vf_fma(p, value[c], acc[r][c]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < nv; c++)
+            vf_store(a->out[r] + col + (size_t)c * VW, acc[r][c]);
+}
+
+INLINE void all_values(struct tile *a, const int n, const float *v, size_t D, size_t lo, size_t hi)
+{
+    size_t col = 0;
+    for (; col + TILE_VECTORS * VW <= D; col += TILE_VECTORS * VW)
+        values(a, n, TILE_VECTORS, v, D, col, lo, hi);
+    for (; col < D; col += VW)
+        values(a, n, 1, v, D, col, lo, hi);
+}
+
+static void score_tile(struct tile *a, const float *k, size_t D, float scale)
+{
+    switch (a->n) {
+    case 1:
+        scores(a, 1, k, D, scale);
+        break;
+    case 2:
+        scores(a, 2, k, D, scale);
+        break;
+    case 3:
+        scores(a, 3, k, D, scale);
+        break;
+    case 4:
+        scores(a, 4, k, D, scale);
+        break;
+    case 5:
+        scores(a, 5, k, D, scale);
+        break;
+    default:
+        scores(a, 6, k, D, scale);
+    }
+}
+
+static void value_tile(struct tile *a, const float *v, size_t D, size_t lo, size_t hi)
+{
+    switch (a->n) {
+    case 1:
+        all_values(a, 1, v, D, lo, hi);
+        break;
+    case 2:
+        all_values(a, 2, v, D, lo, hi);
+        break;
+    case 3:
+        all_values(a, 3, v, D, lo, hi);
+        break;
+    case 4:
+        all_values(a, 4, v, D, lo, hi);
+        break;
+    case 5:
+        all_values(a, 5, v, D, lo, hi);
+        break;
+    default:
+        all_values(a, 6, v, D, lo, hi);
+    }
+}
+
+/* Scores of one row -> exp(score - running maximum) in place; moves m, l and factor on. */
+static struct attend_share soften(struct tile *a, int r, const struct attend_room *room)
+{
+    enum { PARTS = KV_PAGE_TOKENS / VW };
+    size_t row = a->row[r];
+    uint64_t mask = room->masks[row];
+    float *p = a->p[r];
+    vf part[PARTS], top = vf_set1(-INFINITY);
+    for (int i = 0; i < PARTS; i++) {
+        part[i] = vf_keep(vf_load(p + i * VW), mask >> (i * VW));
+        top = vf_max(top, part[i]);
+    }
+    float old = room->m[row], block = vf_top(top), m = block > old ? block : old;
+    vf sum = vf_zero(), shift = vf_set1(m > -INFINITY ? m : 0);
+    for (int i = 0; i < PARTS; i++) {
+        part[i] = vf_exp(vf_sub(part[i], shift));
+        vf_store(p + i * VW, part[i]);
+        sum = vf_add(sum, part[i]);
+    }
+    a->factor[r] = old == m ? 1 : vf_first(vf_exp(vf_set1(old - m)));
+    struct attend_share share = {.sum = vf_sum(sum), .max = m};
+    room->l[row] = room->l[row] * a->factor[r] + share.sum;
+    room->m[row] = m;
+    return share;
+}
+
+static void run_tile(const struct attend_args *a, const struct attend_room *room, struct tile *tile, size_t b,
+                     size_t lo, size_t hi)
+{
+    if (!tile->n)
+        return;
+    score_tile(tile, room->k, a->D, a->scale);
+    for (int r = 0; r < tile->n; r++) {
+        struct attend_share share = soften(tile, r, room);
+        if (room->shares)
+            room->shares[b * a->T * a->G + tile->row[r]] = share;
+    }
+    value_tile(tile, room->v, a->D, lo, hi);
+    tile->n = 0;
+}
+
+static void load_block(const struct attend_args *a, const struct attend_room *room,
+                       const struct attend_block *b, size_t lo, size_t hi)
+{
+    if (b->bits == 8) {
+        load_keys_8(b->data, a->D, room->k);
+        load_values_8(b->data, a->D, room->v);
+    } else {
+        load_16(b->data, a->D, lo, hi, room->k, room->v);
+    }
+}
+
+static void attend_block(const struct attend_args *a, const struct attend_room *room, size_t b)
+{
+    uint64_t any = 0;
+    for (size_t t = 0; t < a->T; t++) {
+        uint64_t mask = attend_mask(a, &a->blocks[b], a->pos0 + t);
+        any |= mask;
+        for (size_t g = 0; g < a->G; g++)
+            room->masks[t * a->G + g] = mask;
+    }
+    if (!any)
+        return;
+    size_t lo = (size_t)__builtin_ctzll(any), hi = 64 - (size_t)__builtin_clzll(any);
+    load_block(a, room, &a->blocks[b], lo, hi);
+    struct tile tile;
+    tile.n = 0;
+    for (size_t row = 0; row < a->T * a->G; row++) {
+        if (!room->masks[row])
+            continue;
+        tile.row[tile.n] = row;
+        tile.q[tile.n] = a->q + row / a->G * a->ldq + row % a->G * a->D;
+        tile.out[tile.n] = a->out + row / a->G * a->ldout + row % a->G * a->D;
+        if (++tile.n == ROWS_TILE)
+            run_tile(a, room, &tile, b, lo, hi);
+    }
+    run_tile(a, room, &tile, b, lo, hi);
+}
+
+static float exponential(float x)
+{
+    return vf_first(vf_exp(vf_set1(x)));
+}
+
+void OP(attend)(const struct attend_args *a)
+{
+    if (a->D % 16) {
+        ref_attend(a);
+        return;
+    }
+    struct attend_room room = attend_carve(a);
+    size_t rows = a->T * a->G;
+    for (size_t row = 0; row < rows; row++) {
+        room.m[row] = -INFINITY;
+        room.l[row] = 0;
+        memset(a->out + row / a->G * a->ldout + row % a->G * a->D, 0, a->D * sizeof(float));
+    }
+    if (room.shares)
+        memset(room.shares, 0, rows * a->n_blocks * sizeof *room.shares);
+    for (size_t b = 0; b < a->n_blocks; b++)
+        attend_block(a, &room, b);
+    for (size_t row = 0; row < rows; row++) {
+        float *out = a->out + row / a->G * a->ldout + row % a->G * a->D, l = room.l[row];
+        for (size_t d = 0; l > 0 && d < a->D; d += VW)
+            vf_store(out + d, vf_add(vf_div(vf_load(out + d), vf_set1(l)), vf_zero())); /* never -0 */
+    }
+    if (a->mass)
+        attend_add_mass(a, &room, exponential);
+}
