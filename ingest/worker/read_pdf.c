@@ -73,6 +73,43 @@ static int emit_page_block(void *arg, const struct ingest_block *block, struct e
     return emit_block(arg, &b, e);
 }
 
+/* Do a and b stand on one line with a gap that a reader sees as blank? (A third of the line's height; letters
+ * of one word stand closer, columns of a table or the page numbers of a contents list farther.) */
+static int apart(const PopplerRectangle *a, const PopplerRectangle *b)
+{
+    double height = a->y2 - a->y1;
+    double top = a->y1 > b->y1 ? a->y1 : b->y1;
+    double bottom = a->y2 < b->y2 ? a->y2 : b->y2;
+    return height > 0 && bottom - top > height / 2 && b->x1 - a->x2 > height / 3;
+}
+
+/* The page's text; poppler joins words of one line that stand far apart ("Index27"), so a blank goes between.
+ */
+static void page_text(PopplerPage *page, struct buf *out)
+{
+    char *raw = poppler_page_get_text(page);
+    PopplerRectangle *boxes = NULL;
+    guint n = 0;
+    if (!raw)
+        return;
+    /* One box for each character of the text; if ever not, the text stays as it is. */
+    int known = g_utf8_validate(raw, -1, NULL) && poppler_page_get_text_layout(page, &boxes, &n) &&
+                g_utf8_strlen(raw, -1) == (glong)n;
+    size_t i = 0;
+    for (const char *p = raw, *next; known && *p; p = next, i++) {
+        next = g_utf8_next_char(p);
+        int inside = i > 0 && !g_unichar_isspace(g_utf8_get_char(p)) && out->len &&
+                     !g_ascii_isspace(out->data[out->len - 1]);
+        if (inside && apart(&boxes[i - 1], &boxes[i]))
+            buf_putc(out, ' ');
+        buf_add(out, p, (size_t)(next - p));
+    }
+    if (!known)
+        buf_puts(out, raw);
+    g_free(boxes);
+    g_free(raw);
+}
+
 static int read_page(struct emit *m, PopplerDocument *pdf, int index, const char *name, struct err *e)
 {
     PopplerPage *page = poppler_document_get_page(pdf, index);
@@ -81,13 +118,14 @@ static int read_page(struct emit *m, PopplerDocument *pdf, int index, const char
         emit_warning(m, "page %d of %s is damaged and was left out", index + 1, name);
         return 0;
     }
-    char *raw = poppler_page_get_text(page);
     char *raw_label = poppler_page_get_label(page);
+    struct buf raw = {0}, text = {0}, label = {0};
+    page_text(page, &raw);
     g_object_unref(page);
-    struct buf text = {0}, label = {0};
-    m->totals.replaced += clean_page(&text, raw ? raw : "");
+    m->totals.replaced += clean_page(&text, raw.data ? raw.data : "");
+    text.failed |= raw.failed;
+    buf_free(&raw);
     utf8_clean_label(&label, raw_label ? raw_label : "", 64);
-    g_free(raw);
     g_free(raw_label);
     int rc = text.failed || label.failed ? err_memory(e, "a page's text") : 0;
     if (!rc && text.len == 0)
