@@ -18,7 +18,9 @@ endif
 .SUFFIXES:
 
 ARCH := $(shell uname -m)
-O    := build/$(VARIANT)
+# Where objects and programs go; another folder keeps two builds of one tree apart.
+BUILD ?= build
+O    := $(BUILD)/$(VARIANT)
 
 # ---- libraries ------------------------------------------------------------------------------------------
 CORE_PKGS   := ncursesw sqlite3 libpcre2-8 libutf8proc libxxhash jansson sentencepiece
@@ -39,8 +41,9 @@ APT_PKGS := build-essential pkg-config libncurses-dev libsqlite3-dev libpcre2-de
 	libuchardet-dev libcmocka-dev python3 python3-pip
 
 # ---- flags ----------------------------------------------------------------------------------------------
-WARN   := -Wall -Wextra -Wshadow -Wno-sign-conversion
-WARN_C := -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
+WARN   := -Wall -Wextra -Wno-sign-conversion
+# In C++ a function named like a struct "shadows" its constructor, so -Wshadow is for C alone.
+WARN_C := -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
 OPT_release := -O2 -g -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 OPT_debug   := -O0 -g3
 SAN_asan    := -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -108,12 +111,13 @@ ALL_OBJ := $(call objects,$(LIB_SRC) app/main.c $(WORKER_SRC) $(SUPPORT_SRC) $(T
 ## all: build/lectern and build/lectern-ingest
 all: lectern worker
 lectern: $(O)/lectern
-	@mkdir -p build && ln -sfn $(VARIANT)/lectern build/lectern
+	@ln -sfn $(VARIANT)/lectern $(BUILD)/lectern
 worker: $(O)/lectern-ingest
-	@mkdir -p build && ln -sfn $(VARIANT)/lectern-ingest build/lectern-ingest
+	@ln -sfn $(VARIANT)/lectern-ingest $(BUILD)/lectern-ingest
 
 # The recipes that need packages installed first run the build in a sub-make, which asks pkg-config again.
 # $(value ...) keeps a question's own dollar signs out of make's hands.
+export BUILD
 export LECTERN_RUN_FILE := $(value FILE)
 export LECTERN_RUN_Q := $(value Q)
 ## run: install what is missing, build, fetch the model, open FILE=...; with Q="..." or no terminal: answer on stdout
@@ -121,12 +125,12 @@ run:
 	@$(MAKE) deps >&2
 	@$(MAKE) all >&2
 	@$(MAKE) model >&2
-	@if [ -z "$$LECTERN_RUN_Q" ] && [ -t 0 ] && [ -t 1 ]; then exec build/lectern "$$LECTERN_RUN_FILE"; fi; \
+	@if [ -z "$$LECTERN_RUN_Q" ] && [ -t 0 ] && [ -t 1 ]; then exec $(BUILD)/lectern "$$LECTERN_RUN_FILE"; fi; \
 	if [ -z "$$LECTERN_RUN_Q" ]; then \
 		echo 'make run: there is no terminal here; ask on the command line: make run Q="your question"' >&2; \
 		exit 2; \
 	fi; \
-	exec build/lectern ask "$$LECTERN_RUN_FILE" "$$LECTERN_RUN_Q"
+	exec $(BUILD)/lectern ask "$$LECTERN_RUN_FILE" "$$LECTERN_RUN_Q"
 
 ## test: install what is missing and run every test, also under the sanitizers; FILTER=word picks some
 test:
@@ -135,12 +139,12 @@ test:
 	@$(MAKE) WERROR=1 VARIANT=asan tests
 	@$(MAKE) model
 	@tests/check-layers.sh
-	@tests/run.sh $(if $(FILTER),--filter '$(FILTER)') build/release build/asan
+	@tests/run.sh $(if $(FILTER),--filter '$(FILTER)') $(BUILD)/release $(BUILD)/asan
 
 ## test-asan: build and run the tests under ASan and UBSan alone
 test-asan:
 	@$(MAKE) WERROR=1 VARIANT=asan tests
-	@tests/run.sh $(if $(FILTER),--filter '$(FILTER)') build/asan
+	@tests/run.sh $(if $(FILTER),--filter '$(FILTER)') $(BUILD)/asan
 
 # Builds the test programs of this VARIANT, and the child process that some of them start.
 tests: $(TESTS) $(if $(WORKER_MAIN),$(O)/lectern-ingest)
@@ -213,12 +217,12 @@ check-layers:
 
 ## clean: remove build/
 clean:
-	rm -rf build
+	rm -rf $(BUILD)
 
 ## help: this list
 help:
 	@sed -n 's/^## \([a-z-]*\): /\1\t/p' Makefile | while IFS='	' read -r t d; do printf '  %-14s %s\n' "$$t" "$$d"; done
-	@echo '  variables      VARIANT=release|debug|asan|tsan WERROR=1 PREFIX= DESTDIR= FILE= Q= FILTER= JOBS='
+	@echo '  variables      VARIANT=release|debug|asan|tsan WERROR=1 BUILD=folder PREFIX= DESTDIR= FILE= Q= FILTER= JOBS='
 
 # ---- rules ----------------------------------------------------------------------------------------------
 # One clear line instead of a page of missing headers.
