@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* reader.h - one session opened for reading: its documents, its context, its questions.
+ *
+ * This is where the modules meet: documents come in through ingest, become token ids once, lie in the store,
+ * and are read into an engine timeline that the store gives back tomorrow. The corpus is the chat frame's
+ * opening, then each document's tokens in the order added; a conversation is a branch behind it and never
+ * changes it.
+ *
+ * A reader holds the session's lock; one thread uses it at a time.
+ */
+#ifndef LECTERN_APP_READER_H
+#define LECTERN_APP_READER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "data/store/store.h"
+#include "engine/base/clock.h"
+#include "engine/base/err.h"
+#include "engine/base/progress.h"
+#include "engine/session.h"
+
+struct reader;
+
+struct reader_options {
+    const struct engine *engine;                 /* borrowed */
+    struct store *store;                         /* borrowed */
+    const char *worker;                          /* path of lectern-ingest, borrowed */
+    const char *name;                            /* of the session */
+    int create;                                  /* make it when it is missing, else ERR_NOT_FOUND */
+    int allow_long;                              /* go past the context that the model was trained for */
+    void (*notice)(void *arg, const char *line); /* what the person should know; may be NULL */
+    void *arg;
+};
+
+/* ERR_BUSY when another process has the session; ERR_USAGE when it was made with another tokenizer. */
+int reader_open(struct reader **out, const struct reader_options *options, struct err *e);
+void reader_close(struct reader *r); /* NULL is legal */
+
+int64_t reader_session(const struct reader *r); /* the store's id */
+size_t reader_documents(const struct reader *r);
+const struct store_document *reader_document(const struct reader *r, size_t i); /* borrowed */
+size_t reader_corpus_tokens(const struct reader *r);
+size_t reader_position(const struct reader *r); /* tokens in the timeline now */
+size_t reader_kv_bytes(const struct reader *r);
+
+/* Takes a document in (ingest, tokenise, store) unless the session has it already, unchanged. One that
+ * changed on disk is taken in again at its place, and later ones follow it. *added (may be NULL) tells
+ * whether anything is new. */
+int reader_add(struct reader *r, const char *path, const struct progress *progress, struct cancel *cancel,
+               int *added, struct err *e);
+
+struct reader_usage {
+    size_t restored, prefilled, question, generated; /* tokens */
+    double restore_seconds, prefill_seconds, first_token_seconds, decode_seconds;
+    const char *proof; /* "verified", "close", or "none" when nothing was restored */
+};
+
+/* Brings the timeline to the corpus' end: restores what the store has, reads the rest, saves as it goes.
+ * After ERR_CANCELLED what was read is saved, and the next call goes on from there. Adds to *usage (may be
+ * NULL). */
+int reader_read(struct reader *r, const struct progress *progress, struct cancel *cancel,
+                struct reader_usage *usage, struct err *e);
+
+struct reader_citation {
+    size_t document; /* ordinal */
+    char *file;
+    int32_t page_index; /* -1: no pages */
+    char *page_label;
+    uint32_t line_first, line_last;
+    uint64_t byte_first, byte_length; /* in the source file; length 0: not known (PDF) */
+    uint64_t text_first, text_end;    /* in the document's extracted text */
+    char *quote;
+    double score;
+};
+
+struct reader_answer {
+    char *text;
+    struct reader_citation *citations;
+    size_t n_citations;
+    int cancelled; /* stopped by the person or by max_tokens of 0 */
+    int truncated; /* max_tokens was reached */
+    int turn;      /* its ordinal in the session */
+    struct reader_usage usage;
+};
+
+struct reader_question {
+    const char *text;
+    double temperature, top_p;
+    uint64_t seed;
+    int max_tokens;
+    int follow_up; /* goes on with the conversation; 0: answered from the corpus alone */
+    int (*token)(void *arg, const char *piece, size_t n); /* each piece of text as it comes; non-zero stops */
+    void *arg;
+};
+
+/* Reads the corpus first if need be, answers, cites, keeps the turn. `out` is freed with reader_answer_fini
+ * whatever is returned. A cancelled answer is kept as far as it went and is no error. */
+int reader_ask(struct reader *r, const struct reader_question *q, const struct progress *progress,
+               struct cancel *cancel, struct reader_answer *out, struct err *e);
+void reader_answer_fini(struct reader_answer *a);
+
+/* The text of the page (or file) around text bytes [first, end) of a document. *text is freed by the caller;
+ * the bytes in question are [*mark_first, *mark_end) of it. */
+int reader_source(struct reader *r, size_t document, uint64_t first, uint64_t end, char **text, size_t *bytes,
+                  size_t *mark_first, size_t *mark_end, struct err *e);
+
+/* Session name for a set of paths when none is given: the first one's base name and a hash of all absolute
+ * paths. The caller frees. */
+int reader_default_name(const char *const *paths, size_t n, char **name, struct err *e);
+
+/* The object that `ask --json` prints and that a turn keeps; NULL when out of memory. */
+struct json_t;
+struct json_t *reader_answer_json(const struct reader_answer *a);
+
+/* Citations out of a kept turn's JSON; a damaged one yields none. Freed with reader_citations_free. */
+void reader_citations_parse(const char *json, struct reader_citation **out, size_t *n);
+void reader_citations_free(struct reader_citation *citations, size_t n);
+
+#endif
