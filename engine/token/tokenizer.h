@@ -69,7 +69,7 @@ void tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t n, 
 
 uint32_t tokenizer_vocab(const struct tokenizer *t); /* V: number of tokens */
 
-/* Is id a control token (or the unknown token): one that text never yields? */
+/* Is id a control token (of a BPE vocabulary also the unknown one): one that text never yields? */
 int tokenizer_is_control(const struct tokenizer *t, uint32_t id);
 
 /* Does id end an answer (end of text, of turn, of message)? */
