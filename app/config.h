@@ -19,8 +19,9 @@ struct config {
     int help, version, man;  /* flags: print and end */
     const char *completion;  /* bash, zsh or fish, or NULL */
     const char *sub;         /* name of the subcommand out of the table, NULL for commands without */
-    const char *const *args; /* [n_args], positional, without command and subcommand; owned array */
+    const char *const *args; /* [n_args], positional, without command and subcommand */
     size_t n_args;
+    const char **args_memory; /* the array that args points into; owned */
 
     /* Options; the defaults are those of config_init. */
     const char *session;         /* NULL: not given */
