@@ -160,7 +160,7 @@ install: all
 	install -m 644 $(O)/lectern.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/lectern
 	@set -e; for d in sample adapters heads models; do \
 		[ -d data/$$d ] || continue; \
-		(cd data && find $$d -type f) | while IFS= read -r f; do \
+		(cd data && find $$d -type f ! -name '*.c' ! -path 'sample/guide/*') | while IFS= read -r f; do \
 			mode=644; [ -x "data/$$f" ] && mode=755; \
 			install -D -m $$mode "data/$$f" "$(DESTDIR)$(PREFIX)/share/lectern/$$f"; \
 		done; \
