@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_kernels_attend.c - attention over blocks: against a softmax in double that applies the rule of
+ * visibility key by key, and bit for bit against itself under other tilings and block lists. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "tests/support/kernels_support.h"
+
+enum { PAGES = 6, TOKENS = PAGES * 64 };
+
+/* Random keys and values of one KV head as raw and as 8-bit records. */
+struct world {
+    size_t G, D;
+    uint8_t *raw[PAGES], *coded[PAGES];
+    float *k, *v; /* [2: raw, coded][TOKENS][D] as attend must see them */
+    float *q;     /* [TOKENS][G * D] */
+};
+
+static void world_make(struct world *w, size_t G, size_t D, uint64_t seed, float size)
+{
+    struct random r = {seed};
+    const struct kernels *ref = kernels_get("ref");
+    *w = (struct world){.G = G, .D = D};
+    w->k = malloc(2 * TOKENS * D * sizeof(float));
+    w->v = malloc(2 * TOKENS * D * sizeof(float));
+    w->q = malloc(TOKENS * G * D * sizeof(float));
+    for (size_t i = 0; i < TOKENS * G * D; i++)
+        w->q[i] = random_normal(&r) * size;
+    for (size_t p = 0; p < PAGES; p++) {
+        w->raw[p] = aligned_zero(kv_page_bytes(16, D));
+        uint16_t *raw = (uint16_t *)(void *)w->raw[p];
+        for (size_t i = 0; i < 2 * 64 * D; i++)
+            raw[i] = half_from_float(random_normal(&r) * size + (i % D == 5 ? 3 : 0));
+        struct kv_page_unpack_args u = {
+            .record = raw, .bits = 16, .D = D, .k = w->k + p * 64 * D, .v = w->v + p * 64 * D};
+        ref->kv_page_unpack(&u);
+        if (!kv_page_bytes(8, D))
+            continue;
+        w->coded[p] = aligned_zero(kv_page_bytes(8, D));
+        ref->kv_page_pack(&(struct kv_page_pack_args){
+            .k = raw, .ldk = D, .v = raw + 64 * D, .ldv = D, .D = D, .record = w->coded[p]});
+        u = (struct kv_page_unpack_args){.record = w->coded[p],
+                                         .bits = 8,
+                                         .D = D,
+                                         .k = w->k + (TOKENS + p * 64) * D,
+                                         .v = w->v + (TOKENS + p * 64) * D};
+        ref->kv_page_unpack(&u);
+    }
+}
+
+static void world_free(struct world *w)
+{
+    for (size_t p = 0; p < PAGES; p++) {
+        free(w->raw[p]);
+        free(w->coded[p]);
+    }
+    free(w->k);
+    free(w->v);
+    free(w->q);
+}
+
+/* One head's job over the world: blocks coded when `coded` says so. */
+struct job {
+    struct attend_block blocks[PAGES];
+    size_t n_blocks;
+    size_t pos0, T;
+    int streaming;
+    size_t S, R;
+};
+
+static struct job job_make(const struct world *w, size_t pos0, size_t T, unsigned coded)
+{
+    struct job j = {.pos0 = pos0, .T = T, .n_blocks = (pos0 + T + 63) / 64};
+    for (size_t p = 0; p < j.n_blocks; p++) {
+        int bits = coded >> p & 1 && w->coded[p] ? 8 : 16;
+        size_t left = pos0 + T - p * 64;
+        j.blocks[p] = (struct attend_block){.data = bits == 8 ? w->coded[p] : w->raw[p],
+                                            .bits = bits,
+                                            .base = p * 64,
+                                            .hi = left < 64 ? (int)left : 64};
+    }
+    return j;
+}
+
+static void attend(const struct kernels *k, const struct world *w, const struct job *j, float *out,
+                   float *mass)
+{
+    size_t bytes = attend_scratch_bytes(j->T, w->G, w->D, mass ? j->n_blocks : 0);
+    void *scratch = aligned_zero(bytes);
+    memset(scratch, 0xff, bytes);
+    poison(out, j->T * w->G * w->D);
+    k->attend(&(struct attend_args){.q = w->q + j->pos0 * w->G * w->D,
+                                    .ldq = w->G * w->D,
+                                    .out = out,
+                                    .ldout = w->G * w->D,
+                                    .T = j->T,
+                                    .pos0 = j->pos0,
+                                    .G = w->G,
+                                    .D = w->D,
+                                    .scale = 1 / sqrtf((float)w->D),
+                                    .blocks = j->blocks,
+                                    .n_blocks = j->n_blocks,
+                                    .streaming = j->streaming,
+                                    .S = j->S,
+                                    .R = j->R,
+                                    .mass = mass,
+                                    .scratch = scratch,
+                                    .scratch_bytes = bytes});
+    free(scratch);
+}
+
+/* The rule, key by key, in double. */
+static void plain(const struct world *w, const struct job *j, float *out, double *mass)
+{
+    size_t D = w->D;
+    for (size_t row = 0; row < j->T * w->G; row++) {
+        size_t p = j->pos0 + row / w->G;
+        const float *q = w->q + (p * w->G + row % w->G) * D;
+        double score[TOKENS], top = -INFINITY, sum = 0, acc[256] = {0}, share[PAGES] = {0};
+        for (int pass = 0; pass < 2; pass++)
+            for (size_t b = 0; b < j->n_blocks; b++)
+                for (size_t i = (size_t)j->blocks[b].lo; i < (size_t)j->blocks[b].hi; i++) {
+                    size_t key = j->blocks[b].base + i;
+                    if (key > p || (j->streaming && key >= j->S && p - key >= j->R))
+                        continue;
+                    size_t at = ((j->blocks[b].bits == 8 ? TOKENS : 0) + key) * D;
+                    if (pass == 0) {
+                        score[key] = 0;
+                        for (size_t d = 0; d < D; d++)
+                            score[key] += (double)q[d] * (double)w->k[at + d];
+                        score[key] /= sqrt((double)D);
+                        top = fmax(top, score[key]);
+                        continue;
+                    }
+                    double e = exp(score[key] - top);
+                    sum += e;
+                    share[b] += e;
+                    for (size_t d = 0; d < D; d++)
+                        acc[d] += e * (double)w->v[at + d];
+                }
+        for (size_t d = 0; d < D; d++)
+            out[row * D + d] = sum > 0 ? (float)(acc[d] / sum) : 0;
+        for (size_t b = 0; mass && sum > 0 && b < j->n_blocks; b++)
+            mass[b] += share[b] / sum;
+    }
+}
+
+static void compare(const struct kernels *k, const struct world *w, const struct job *j)
+{
+    size_t n = j->T * w->G * w->D;
+    float *got = malloc(n * sizeof *got), *want = malloc(n * sizeof *want), mass[PAGES];
+    double want_mass[PAGES] = {0};
+    for (size_t b = 0; b < PAGES; b++)
+        mass[b] = 0.25f; /* it accumulates */
+    attend(k, w, j, got, mass);
+    plain(w, j, want, want_mass);
+    assert_true(worst(got, want, n) <= 5e-5); /* scores reach 60: their last float bit is 4e-6 of exp */
+    for (size_t b = 0; b < j->n_blocks; b++)
+        assert_true(fabs((double)mass[b] - 0.25 - want_mass[b]) <= 1e-4 * (1 + want_mass[b]));
+    attend(k, w, j, want, NULL); /* asking for mass changes nothing */
+    assert_memory_equal(got, want, n * sizeof *got);
+    free(got);
+    free(want);
+}
+
+static void matches_double(const struct kernels *k)
+{
+    static const size_t shapes[][2] = {{1, 64}, {3, 64}, {4, 128}, {9, 64},
+                                       {2, 80}, {1, 16}, {7, 24},  {1, 256}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        struct world w;
+        world_make(&w, shapes[s][0], shapes[s][1], 20 + s, s % 2 ? 1.0f : 2.5f);
+        static const size_t spans[][2] = {{0, 1},   {0, 64},  {5, 7},   {63, 1},   {64, 1},
+                                          {64, 64}, {130, 2}, {200, 5}, {320, 64}, {383, 1}};
+        for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
+            struct job j = job_make(&w, spans[i][0], spans[i][1], i % 3 ? 0x1f : 0);
+            j.blocks[j.n_blocks - 1] = job_make(&w, spans[i][0], spans[i][1], 0).blocks[j.n_blocks - 1];
+            compare(k, &w, &j);
+            j.streaming = 1;
+            static const size_t sinks[][2] = {{4, 20}, {64, 100}, {0, 1}, {70, 64}, {1000, 1}};
+            for (size_t n = 0; n < sizeof sinks / sizeof *sinks; n++) {
+                j.S = sinks[n][0];
+                j.R = sinks[n][1];
+                compare(k, &w, &j);
+            }
+            j.blocks[0].lo = 3; /* usable rows cut on both sides, and an empty block */
+            j.blocks[0].hi = j.blocks[0].hi < 40 ? j.blocks[0].hi : 40;
+            if (j.blocks[0].lo > j.blocks[0].hi)
+                j.blocks[0].lo = j.blocks[0].hi;
+            compare(k, &w, &j);
+        }
+        world_free(&w);
+    }
+}
+
+static void test_matches_double(void **state)
+{
+    (void)state;
+    each_backend(matches_double);
+}
+
+/* A row in a tile of T = the row alone; blocks it does not see, and rows beyond it, change no bit. */
+static void rows_alone(const struct kernels *k)
+{
+    static const size_t shapes[][2] = {{3, 64}, {4, 128}, {1, 48}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int streaming = 0; streaming < 2; streaming++) {
+            struct world w;
+            world_make(&w, shapes[s][0], shapes[s][1], 40 + s, 2);
+            size_t row = w.G * w.D;
+            float *whole = malloc(64 * row * sizeof *whole), *one = malloc(64 * row * sizeof *one);
+            struct job all = job_make(&w, 320, 64, 0x1f);
+            all.streaming = streaming;
+            all.S = 10;
+            all.R = 90;
+            attend(k, &w, &all, whole, NULL);
+            for (size_t t = 0; t < 64; t += t % 7 ? 1 : 3) {
+                struct job j = job_make(&w, 320 + t, 1, 0x1f);
+                j.streaming = streaming;
+                j.S = 10;
+                j.R = 90;
+                attend(k, &w, &j, one, NULL);
+                assert_memory_equal(one, whole + t * row, row * sizeof *one);
+                if (streaming) { /* pages 1 and 2 lie in the hole of every query here */
+                    j.blocks[1] = j.blocks[3];
+                    j.blocks[2] = j.blocks[4];
+                    j.blocks[3] = j.blocks[5];
+                    j.n_blocks = 4;
+                    attend(k, &w, &j, one, NULL);
+                    assert_memory_equal(one, whole + t * row, row * sizeof *one);
+                }
+            }
+            for (size_t n = 2; n <= 63; n += 13) {
+                struct job j = job_make(&w, 384 - n, n, 0x1f);
+                j.streaming = streaming;
+                j.S = 10;
+                j.R = 90;
+                attend(k, &w, &j, one, NULL);
+                assert_memory_equal(one, whole + (64 - n) * row, n * row * sizeof *one);
+            }
+            free(whole);
+            free(one);
+            world_free(&w);
+        }
+}
+
+static void test_rows_alone(void **state)
+{
+    (void)state;
+    each_backend(rows_alone);
+}
+
+/* Rows outside [lo, hi) may hold anything; a row that sees nothing is zero; scores far apart do not break. */
+static void hostile(const struct kernels *k)
+{
+    struct world w;
+    world_make(&w, 3, 64, 60, 1);
+    float out[8 * 3 * 64], want[8 * 3 * 64];
+    struct job j = job_make(&w, 64 + 10, 8, 0);
+    attend(k, &w, &j, want, NULL);
+    uint16_t *raw = (uint16_t *)(void *)w.raw[1];
+    for (size_t t = 18; t < 64; t++)
+        for (size_t d = 0; d < 64; d++)
+            raw[t * 64 + d] = raw[64 * 64 + t * 64 + d] = d % 2 ? 0x7e00 : 0x7c00; /* NaN, infinity */
+    attend(k, &w, &j, out, NULL);
+    assert_memory_equal(out, want, sizeof out);
+    j.blocks[0].lo = j.blocks[0].hi = j.blocks[1].lo = j.blocks[1].hi = 0;
+    attend(k, &w, &j, out, NULL);
+    for (size_t i = 0; i < 8 * 3 * 64; i++)
+        assert_true(out[i] == 0);
+    world_free(&w);
+    world_make(&w, 1, 64, 61, 60); /* scores of tens of thousands: one key takes all */
+    j = job_make(&w, 320, 8, 0x1f);
+    attend(k, &w, &j, out, NULL);
+    plain(&w, &j, want, NULL);
+    assert_true(worst(out, want, 8 * 64) <= 5e-2); /* near ties feel the float scores' rounding */
+    world_free(&w);
+}
+
+static void test_hostile(void **state)
+{
+    (void)state;
+    each_backend(hostile);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_matches_double),
+        cmocka_unit_test(test_rows_alone),
+        cmocka_unit_test(test_hostile),
+    };
+    return cmocka_run_group_tests_name("kernels_attend", tests, NULL, NULL);
+}
