@@ -206,10 +206,10 @@ bench: $(BENCHES)
 FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cc')
 ## format: lay out every source file by .clang-format
 format:
-	clang-format -i $(FORMATTED)
+	@clang-format -i $(FORMATTED)
 ## check-format: fail when a source file is laid out otherwise
 check-format:
-	clang-format --dry-run --Werror $(FORMATTED)
+	@clang-format --dry-run --Werror $(FORMATTED)
 
 ## check-layers: hold every include against the table in tests/check-layers.sh
 check-layers:

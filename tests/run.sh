@@ -103,7 +103,8 @@ for build in "${builds[@]}"; do
             failed=$((failed + 1)) broken+=("$label")
             continue
         fi
-        one "$PWD/${program#"$PWD"/}" "$label"
+        case $program in /*) ;; *) program=$PWD/$program ;; esac
+        one "$program" "$label"
     done
 done
 [ $list = 1 ] && exit 0

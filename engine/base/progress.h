@@ -5,8 +5,9 @@
 
 #include <stdint.h>
 
-/* `report` may be called often and from the thread that runs the step; `what` is a short word for people ("reading"),
- * done and total in the step's own unit (total 0 = unknown). A NULL struct progress is legal wherever one is taken. */
+/* `report` may be called often and from the thread that runs the step; `what` is a short word for people
+ * ("reading"), done and total in the step's own unit (total 0 = unknown). A NULL struct progress is legal
+ * wherever one is taken. */
 struct progress {
     void (*report)(void *arg, const char *what, uint64_t done, uint64_t total);
     void *arg;
