@@ -18,6 +18,14 @@ static const char *const stop_names[] = {
     "<|eom_id|>", "<EOT>",      "_<EOT>",  "<|end_of_text|>", "<end_of_utterance>", "<eos>",
 };
 
+/* Names that begin a turn or a text: control tokens too, so that no text can forge one. */
+static const char *const frame_names[] = {
+    "<|im_start|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|begin_of_text|>",
+};
+
 static void hash_add(XXH3_state_t *state, const void *bytes, size_t n)
 {
     uint8_t size[8];
@@ -101,6 +109,11 @@ static void mark_stops(struct tokenizer *t)
 {
     for (size_t i = 0; i < sizeof stop_names / sizeof *stop_names; i++)
         mark_stop(t, tokenizer_find(t, stop_names[i]), 1);
+    for (size_t i = 0; i < sizeof frame_names / sizeof *frame_names; i++) {
+        uint32_t id = tokenizer_find(t, frame_names[i]);
+        if (id < t->V)
+            t->types[id] = SPM_CONTROL;
+    }
     mark_stop(t, t->eos, 0);
 }
 
