@@ -4,6 +4,7 @@
 #include "app/engine_load.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,38 +131,42 @@ static int names_match(const char *folder, const char *name, size_t n)
     return i == n || !isalnum((unsigned char)name[i]);
 }
 
-/* The patterns that are shipped for other models: the longest folder name that matches. */
+/* The longest folder name in `all` that names this model; NULL when none does. The caller frees. */
+static char *matching_pattern(const char *all, const char *file, struct gguf_str name)
+{
+    char *best = NULL;
+    DIR *d = opendir(all);
+    for (struct dirent *entry; d && (entry = readdir(d));) {
+        const char *folder = entry->d_name;
+        if (folder[0] == '.' || (best && strlen(best) >= strlen(folder)))
+            continue;
+        if (!names_match(folder, file, strlen(file)) &&
+            !(name.len && names_match(folder, name.data, name.len)))
+            continue;
+        free(best);
+        best = strdup(folder);
+    }
+    if (d)
+        closedir(d);
+    return best;
+}
+
+/* A pattern that is shipped for a model of this name. */
 static int choose_named_heads(const struct config *c, const struct gguf *g, struct app_choice *out,
                               struct err *e)
 {
-    static const char *const patterns[] = {
-        "Llama-2-7B-32K-Instruct",
-        "Llama-3-8B-Instruct-Gradient-1048k",
-        "Llama-3-8B-Instruct-Gradient-4194k",
-        "Meta-Llama-3.1-8B-Instruct",
-        "Mistral-7B-Instruct-v0.2",
-        "Mistral-7B-Instruct-v0.3",
-    };
     struct gguf_str name = {0};
     gguf_str(g, "general.name", &name);
-    const char *base = path_base(out->model);
-    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
-        if (!names_match(patterns[i], base, strlen(base)) &&
-            !(name.len && names_match(patterns[i], name.data, name.len)))
-            continue;
-        char inside[128];
-        snprintf(inside, sizeof inside, "heads/%s", patterns[i]);
-        char *folder = app_data_path(c, inside);
-        if (!folder)
-            return err_memory(e, "a path");
-        if (!is_there(folder, HEADS_FILE)) {
-            free(folder);
-            continue;
-        }
-        out->heads = folder;
-        return 0;
-    }
-    return 0;
+    char *all = app_data_path(c, "heads");
+    if (!all)
+        return err_memory(e, "a path");
+    int rc = 0;
+    char *found = matching_pattern(all, path_base(out->model), name);
+    if (found && !(out->heads = path_join(all, found)))
+        rc = err_memory(e, "a path");
+    free(found);
+    free(all);
+    return rc;
 }
 
 static int choose_heads(const struct config *c, const struct gguf *g, struct app_choice *out, struct err *e)

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_add.c - lectern add: takes documents in and reads them; stopped and started again it goes on. */
+#include "app/commands.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "app/interrupt.h"
+#include "app/output.h"
+#include "app/workbench.h"
+
+static void tell(void *arg, const char *line)
+{
+    output_notice(arg, "%s", line);
+}
+
+static int report(const struct config *c, const struct workbench *w, const char *name,
+                  const struct reader_usage *u, struct err *e)
+{
+    double rate = u->prefill_seconds > 0 ? (double)u->prefilled / u->prefill_seconds : 0;
+    const struct reader *r = w->reader;
+    if (c->json)
+        return output_json(
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f}", "session", name, "documents",
+                      (json_int_t)reader_documents(r), "tokens", (json_int_t)reader_corpus_tokens(r),
+                      "kv_bytes", (json_int_t)reader_kv_bytes(r), "restored", (json_int_t)u->restored,
+                      "prefilled", (json_int_t)u->prefilled, "proof", u->proof, "restore_seconds",
+                      u->restore_seconds, "prefill_tokens_per_second", rate),
+            e);
+    return output_printf(e, "%s: %zu document%s, %zu tokens (%zu restored, %zu read at %.0f tokens/s)\n",
+                         name, reader_documents(r), reader_documents(r) == 1 ? "" : "s",
+                         reader_corpus_tokens(r), u->restored, u->prefilled, rate);
+}
+
+static int add(const struct config *c, struct workbench *w, const char *name, struct err *e)
+{
+    struct progress_line line;
+    struct cancel *cancel = interrupt_watch();
+    struct reader_usage usage = {0};
+    void *arg = (void *)(uintptr_t)c;
+    int rc = workbench_session(w, name, 1, tell, arg, e);
+    if (rc)
+        return rc;
+    progress_line_begin(&line, c, "parts");
+    struct progress port = progress_line_port(&line);
+    rc = workbench_add(w, c->args, c->n_args, &port, cancel, tell, arg, e);
+    progress_line_end(&line);
+    progress_line_begin(&line, c, "tokens");
+    port = progress_line_port(&line);
+    if (!rc)
+        rc = reader_read(w->reader, &port, cancel, &usage, e);
+    progress_line_end(&line);
+    if (rc == ERR_CANCELLED)
+        return err_set(e, ERR_CANCELLED,
+                       "stopped after %zu of %zu tokens, which are kept; the same command goes on from there",
+                       reader_position(w->reader), reader_corpus_tokens(w->reader));
+    return rc ? rc : report(c, w, name, &usage, e);
+}
+
+int cmd_add(const struct config *c, struct err *e)
+{
+    struct workbench w = {0};
+    char *name = NULL;
+    int rc = workbench_name(c, c->args, c->n_args, &name, e);
+    if (!rc)
+        rc = workbench_open(&w, c, e);
+    if (!rc)
+        rc = add(c, &w, name, e);
+    workbench_close(&w);
+    free(name);
+    return rc;
+}

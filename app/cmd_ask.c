@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_ask.c - lectern ask: one question, answered from the corpus alone; the answer streams, its sources
+ * follow. */
+#include "app/commands.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/interrupt.h"
+#include "app/output.h"
+#include "app/workbench.h"
+#include "engine/base/file.h"
+
+struct streaming {
+    struct output_stream stream;
+    struct err failed;
+    int any;
+};
+
+static void tell(void *arg, const char *line)
+{
+    output_notice(arg, "%s", line);
+}
+
+static int on_token(void *arg, const char *piece, size_t n)
+{
+    struct streaming *s = arg;
+    s->any = 1;
+    return output_stream(&s->stream, piece, n, 0, &s->failed) != 0;
+}
+
+/* "[1] guide.pdf, page iv (4 of the file), lines 3-5: \"...\"" */
+static int print_citation(size_t number, const struct reader_citation *c, struct err *e)
+{
+    struct buf line = {0};
+    buf_printf(&line, "[%zu] %s", number, path_base(c->file));
+    if (c->page_index >= 0)
+        buf_printf(&line, ", page %s (sheet %d)", *c->page_label ? c->page_label : "?", c->page_index + 1);
+    if (c->line_first && c->line_last > c->line_first)
+        buf_printf(&line, ", lines %u-%u", c->line_first, c->line_last);
+    else if (c->line_first)
+        buf_printf(&line, ", line %u", c->line_first);
+    buf_puts(&line, ": \"");
+    for (const char *p = c->quote; *p; p++)
+        buf_putc(&line, *p == '\n' ? ' ' : *p);
+    buf_puts(&line, "\"");
+    int rc = line.failed ? err_memory(e, "a citation") : output_text(line.data, line.len, e);
+    buf_free(&line);
+    return rc ? rc : output_puts("\n", e);
+}
+
+static int print_sources(const struct reader_answer *a, struct err *e)
+{
+    int rc =
+        output_puts(a->n_citations ? "\n\nSources:\n" : "\n\nSources: none found in the documents.\n", e);
+    for (size_t i = 0; !rc && i < a->n_citations; i++)
+        rc = print_citation(i + 1, &a->citations[i], e);
+    return rc ? rc : output_flush(e);
+}
+
+static int answer(const struct config *c, struct workbench *w, struct err *e)
+{
+    struct progress_line line;
+    struct streaming s = {.any = 0};
+    struct reader_answer a;
+    struct reader_question q = {.text = c->args[c->n_args - 1],
+                                .temperature = c->temperature,
+                                .top_p = c->top_p,
+                                .seed = c->seed,
+                                .max_tokens = c->max_tokens,
+                                .token = c->json ? NULL : on_token,
+                                .arg = &s};
+    progress_line_begin(&line, c, "tokens");
+    struct progress port = progress_line_port(&line);
+    struct reader_usage usage = {0};
+    int rc = reader_read(w->reader, &port, interrupt_watch(), &usage, e);
+    progress_line_end(&line);
+    if (rc)
+        return rc;
+    rc = reader_ask(w->reader, &q, NULL, interrupt_watch(), &a, e);
+    int stream_rc = output_stream(&s.stream, "", 0, 1, &s.failed);
+    a.usage.restored = usage.restored;
+    a.usage.prefilled = usage.prefilled;
+    a.usage.restore_seconds = usage.restore_seconds;
+    a.usage.prefill_seconds = usage.prefill_seconds;
+    a.usage.proof = usage.proof;
+    if (!rc && stream_rc) {
+        *e = s.failed;
+        rc = stream_rc;
+    }
+    if (!rc && c->json)
+        rc = output_json(reader_answer_json(&a), e);
+    else if (!rc)
+        rc = print_sources(&a, e);
+    if (!rc && a.truncated)
+        output_notice(c, "the answer was cut at %d tokens; --max-tokens allows more", c->max_tokens);
+    if (!rc && a.cancelled)
+        rc = err_set(e, ERR_CANCELLED, "stopped; the answer so far is kept in the session");
+    reader_answer_fini(&a);
+    return rc;
+}
+
+int cmd_ask(const struct config *c, struct err *e)
+{
+    struct workbench w = {0};
+    char *name = NULL;
+    if (!c->n_args || !*c->args[c->n_args - 1])
+        return err_set(e, ERR_USAGE, "no question; lectern ask FILE \"QUESTION\"");
+    size_t n_paths = c->n_args - 1;
+    void *arg = (void *)(uintptr_t)c;
+    int rc = workbench_name(c, c->args, n_paths, &name, e);
+    if (!rc)
+        rc = workbench_open(&w, c, e);
+    if (!rc)
+        rc = workbench_session(&w, name, n_paths > 0, tell, arg, e);
+    if (!rc)
+        rc = workbench_add(&w, c->args, n_paths, NULL, interrupt_watch(), tell, arg, e);
+    if (!rc)
+        rc = answer(c, &w, e);
+    workbench_close(&w);
+    free(name);
+    return rc;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* workbench.h - what add, ask and the reading room open alike: engine, store, and a reader on a session. */
+#ifndef LECTERN_APP_WORKBENCH_H
+#define LECTERN_APP_WORKBENCH_H
+
+#include "app/config.h"
+#include "app/reader.h"
+#include "engine/base/err.h"
+
+struct workbench {
+    const struct config *config; /* borrowed */
+    struct engine *engine;
+    struct store *store;
+    struct reader *reader; /* NULL until workbench_session */
+};
+
+/* Opens engine and store. Zeroed after a failure. */
+int workbench_open(struct workbench *w, const struct config *c, struct err *e);
+void workbench_close(struct workbench *w); /* legal on a zeroed one */
+
+/* Opens a reader on session `name`, closing the one before; `notice` as in reader.h. */
+int workbench_session(struct workbench *w, const char *name, int create,
+                      void (*notice)(void *arg, const char *line), void *arg, struct err *e);
+
+/* The session for these arguments: --session, or a name made of the paths; the caller frees. */
+int workbench_name(const struct config *c, const char *const *paths, size_t n, char **name, struct err *e);
+
+/* Adds each path in turn; one that fails is told through `notice` and costs only itself. ERR_CANCELLED, or
+ * the last failure when no path could be added at all. */
+int workbench_add(struct workbench *w, const char *const *paths, size_t n, const struct progress *progress,
+                  struct cancel *cancel, void (*notice)(void *arg, const char *line), void *arg,
+                  struct err *e);
+
+#endif
