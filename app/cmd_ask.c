@@ -14,7 +14,7 @@
 struct streaming {
     struct output_stream stream;
     struct err failed;
-    int any;
+    struct progress_line *line; /* ends when the answer begins */
 };
 
 static void tell(void *arg, const char *line)
@@ -25,7 +25,7 @@ static void tell(void *arg, const char *line)
 static int on_token(void *arg, const char *piece, size_t n)
 {
     struct streaming *s = arg;
-    s->any = 1;
+    progress_line_end(s->line);
     return output_stream(&s->stream, piece, n, 0, &s->failed) != 0;
 }
 
@@ -61,7 +61,7 @@ static int print_sources(const struct reader_answer *a, struct err *e)
 static int answer(const struct config *c, struct workbench *w, struct err *e)
 {
     struct progress_line line;
-    struct streaming s = {.any = 0};
+    struct streaming s = {.line = &line};
     struct reader_answer a;
     struct reader_question q = {.text = c->args[c->n_args - 1],
                                 .temperature = c->temperature,
@@ -72,18 +72,9 @@ static int answer(const struct config *c, struct workbench *w, struct err *e)
                                 .arg = &s};
     progress_line_begin(&line, c, "tokens");
     struct progress port = progress_line_port(&line);
-    struct reader_usage usage = {0};
-    int rc = reader_read(w->reader, &port, interrupt_watch(), &usage, e);
+    int rc = reader_ask(w->reader, &q, &port, interrupt_watch(), &a, e);
     progress_line_end(&line);
-    if (rc)
-        return rc;
-    rc = reader_ask(w->reader, &q, NULL, interrupt_watch(), &a, e);
     int stream_rc = output_stream(&s.stream, "", 0, 1, &s.failed);
-    a.usage.restored = usage.restored;
-    a.usage.prefilled = usage.prefilled;
-    a.usage.restore_seconds = usage.restore_seconds;
-    a.usage.prefill_seconds = usage.prefill_seconds;
-    a.usage.proof = usage.proof;
     if (!rc && stream_rc) {
         *e = s.failed;
         rc = stream_rc;

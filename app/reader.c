@@ -188,6 +188,10 @@ int64_t reader_session(const struct reader *r)
 {
     return r->row.id;
 }
+int reader_is_named(const struct reader *r, const char *name)
+{
+    return !strcmp(r->name, name);
+}
 size_t reader_documents(const struct reader *r)
 {
     return r->documents.n;

@@ -38,6 +38,7 @@ int reader_open(struct reader **out, const struct reader_options *options, struc
 void reader_close(struct reader *r); /* NULL is legal */
 
 int64_t reader_session(const struct reader *r); /* the store's id */
+int reader_is_named(const struct reader *r, const char *name);
 size_t reader_documents(const struct reader *r);
 const struct store_document *reader_document(const struct reader *r, size_t i); /* borrowed */
 size_t reader_corpus_tokens(const struct reader *r);
