@@ -179,6 +179,8 @@ static int extents_of(struct store *s, int64_t id, struct extent **out, size_t *
                          (long long)id);
             break;
         }
+        if (!size) /* takes no room */
+            continue;
         if (*n == cap) {
             cap = cap ? 2 * cap : 64;
             struct extent *grown = realloc(list, cap * sizeof *grown);

@@ -2,7 +2,6 @@
 /* sql.c - runs statements and turns SQLite's statuses into one line with a remedy. */
 #include "data/store/store_internal.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,10 +32,10 @@ int sql_fail(struct store *s, int status, struct err *e)
         if (status == SQLITE_CONSTRAINT_FOREIGNKEY)
             return err_set(e, ERR_NOT_FOUND, "that session does not exist in %s (any more)", path);
         return err_set(e, ERR_USAGE, "%s has such a record already; choose another name", path);
-    case SQLITE_IOERR:
-        if (saved == ENOSPC || saved == EFBIG || saved == EDQUOT)
-            return err_set(e, ERR_IO, "%s cannot grow: %s; free disk space and try again", path,
-                           strerror(saved));
+    case SQLITE_IOERR: /* the errno behind it is not always known */
+        if (status == SQLITE_IOERR_WRITE || status == SQLITE_IOERR_FSYNC || status == SQLITE_IOERR_SHMSIZE)
+            return err_set(e, ERR_IO, "%s cannot be written%s%s; free disk space or check the disk", path,
+                           saved ? ": " : "", saved ? strerror(saved) : "");
         return err_set(e, ERR_IO, "%s cannot be read or written%s%s; check the disk", path, saved ? ": " : "",
                        saved ? strerror(saved) : "");
     default:

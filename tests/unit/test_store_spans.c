@@ -178,6 +178,32 @@ static void a_new_handle_goes_on_in_the_same_file(void **state)
         assert_int_equal(fixture_check(w->s, i, &w->e), 0);
 }
 
+/* It takes no room, so it may stand behind the file's end: once that was told as "cut short". */
+static void an_empty_span_at_the_end(void **state)
+{
+    struct world *w = *state;
+    assert_int_equal(fixture_size(0), 0);
+    assert_int_equal(fixture_put(w->s, 1, &w->e), 0);
+    assert_int_equal(fixture_put(w->s, 0, &w->e), 0);
+    reopen(w);
+    assert_int_equal(fixture_check(w->s, 0, &w->e), 0);
+    assert_int_equal(fixture_put(w->s, 2, &w->e), 0);
+    struct store_stats stats;
+    assert_int_equal(store_stats(w->s, &stats, &w->e), 0);
+    assert_int_equal(stats.segment_files, 1);
+    uint8_t key[16];
+    for (unsigned i = 1; i < 3; i++) {
+        fixture_key(i, key);
+        assert_int_equal(store_span_drop(w->s, 1, key, &w->e), 0);
+    }
+    reopen(w);
+    assert_int_equal(fixture_check(w->s, 0, &w->e), 0);
+    fixture_key(0, key);
+    assert_int_equal(store_span_drop(w->s, 1, key, &w->e), 0);
+    assert_int_equal(store_stats(w->s, &stats, &w->e), 0);
+    assert_int_equal(stats.segment_files, 0);
+}
+
 static void two_handles_do_not_share_a_file(void **state)
 {
     struct world *w = *state;
@@ -317,6 +343,7 @@ int main(void)
         CASE(put_twice_writes_once),
         CASE(segments_roll_over),
         CASE(a_new_handle_goes_on_in_the_same_file),
+        CASE(an_empty_span_at_the_end),
         CASE(two_handles_do_not_share_a_file),
         CASE(drop_gives_space_back),
         CASE(a_mapped_span_keeps_its_bytes),
