@@ -34,12 +34,16 @@ static void find_title(struct buf *title, const uint8_t *bytes, size_t n, const 
 {
     const char *p = (const char *)bytes;
     const char *end = p + (n < TITLE_WITHIN ? n : TITLE_WITHIN);
+    if (n >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0)
+        p += 3;
     while (markdown && p && p < end) {
         const char *line_end = memchr(p, '\n', (size_t)(end - p));
         if (line_end && line_end - p > 2 && p[0] == '#' && p[1] == ' ') {
             struct buf line = {0};
-            size_t length = (size_t)(line_end - p) - 2;
-            buf_add(&line, p + 2, line_end[-1] == '\r' ? length - 1 : length);
+            const char *last = line_end;
+            while (last > p + 2 && strchr(" \t\r", last[-1]))
+                last--;
+            buf_add(&line, p + 2, (size_t)(last - (p + 2)));
             if (!line.failed)
                 utf8_clean_label(title, line.data, 300);
             buf_free(&line);
