@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_sessions.c - list, show, rename, fork and delete sessions of the store. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app/commands.h"
+#include "app/output.h"
+#include "data/store/store.h"
+#include "engine/base/clock.h"
+#include "ingest/utf8_repair.h"
+#include "ui/filter.h"
+#include "ui/human.h"
+
+/* Appends the text on one line, padded to `width` columns. */
+static void cell(struct buf *out, const char *text, size_t width)
+{
+    size_t at = out->len;
+    utf8_clean_label(out, text, 400);
+    size_t used = out->data ? filter_width(out->data + at, out->len - at) : 0;
+    if (used < width)
+        buf_printf(out, "%*s", (int)(width - used), "");
+}
+
+static void number_cell(struct buf *out, void (*write)(struct buf *, uint64_t), uint64_t n, size_t width)
+{
+    struct buf text = {0};
+    write(&text, n);
+    if (text.data)
+        buf_printf(out, "%*s", (int)width, text.data);
+    out->failed |= text.failed;
+    buf_free(&text);
+}
+
+static int put(struct buf *out, struct err *e)
+{
+    int rc = out->failed ? err_memory(e, "the text") : 0;
+    if (!rc && out->len)
+        rc = output_text(out->data, out->len, e);
+    buf_free(out);
+    return rc;
+}
+
+static json_t *text_json(const char *text)
+{
+    return output_json_text(text ? text : "", text ? strlen(text) : 0);
+}
+
+/* JSON that the program itself kept; a string where it cannot be read. */
+static json_t *kept_json(const char *text)
+{
+    json_t *value = text && text[0] ? json_loads(text, JSON_DECODE_ANY, NULL) : json_null();
+    return value ? value : text_json(text);
+}
+
+static json_t *session_json(const struct store_session *s)
+{
+    char hash[65];
+    output_hex(s->model_hash, sizeof s->model_hash, hash);
+    return json_pack("{s:I, s:o?, s:I, s:I, s:o?, s:s, s:o?, s:I, s:I, s:I, s:I, s:I}", "id",
+                     (json_int_t)s->id, "name", text_json(s->name), "created", (json_int_t)s->created,
+                     "opened", (json_int_t)s->opened, "model", text_json(s->model_path), "model_hash", hash,
+                     "options", kept_json(s->options), "tokens", (json_int_t)s->tokens, "documents",
+                     (json_int_t)s->documents, "pages", (json_int_t)s->pages, "turns", (json_int_t)s->turns,
+                     "kv_bytes", (json_int_t)s->kv_bytes);
+}
+
+/* ---- list ---- */
+
+static int list_json(const struct store_session_list *list, struct err *e)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; i < list->n; i++)
+        if (json_array_append_new(all, session_json(&list->items[i]))) {
+            json_decref(all);
+            return err_memory(e, "JSON");
+        }
+    return output_json(all, e);
+}
+
+static int list_text(const struct store_session_list *list, struct err *e)
+{
+    size_t width = 7;
+    struct buf out = {0};
+    for (size_t i = 0; i < list->n; i++) {
+        size_t w = filter_width(list->items[i].name, strlen(list->items[i].name));
+        width = w > width ? w : width;
+    }
+    if (list->n) {
+        cell(&out, "SESSION", width);
+        buf_puts(&out, "  DOCS   PAGES      TOKENS         KV  TURNS  OPENED\n");
+    }
+    for (size_t i = 0; i < list->n; i++) {
+        const struct store_session *s = &list->items[i];
+        cell(&out, s->name, width);
+        number_cell(&out, human_count, s->documents, 6);
+        number_cell(&out, human_count, s->pages, 8);
+        number_cell(&out, human_count, s->tokens, 12);
+        number_cell(&out, human_bytes, s->kv_bytes, 11);
+        number_cell(&out, human_count, s->turns, 7);
+        buf_puts(&out, "  ");
+        human_when(&out, s->opened, clock_unix());
+        buf_putc(&out, '\n');
+    }
+    return put(&out, e);
+}
+
+static int list_sessions(const struct config *c, struct store *store, struct err *e)
+{
+    struct store_session_list list = {0};
+    int rc = store_session_list(store, &list, e);
+    if (!rc)
+        rc = c->json ? list_json(&list, e) : list_text(&list, e);
+    if (!rc && !c->json && !list.n)
+        output_notice(c, "there is no session yet; make one with `lectern add -s NAME FILE`");
+    store_session_list_free(&list);
+    return rc;
+}
+
+/* ---- show ---- */
+
+struct shown {
+    struct store_session session;
+    struct store_document_list documents;
+    struct store_turn_list turns;
+};
+
+static int show_json(const struct shown *v, struct err *e)
+{
+    json_t *o = session_json(&v->session), *documents = json_array(), *turns = json_array();
+    int bad = 0;
+    for (size_t i = 0; i < v->documents.n; i++) {
+        const struct store_document *d = &v->documents.items[i];
+        char hash[65];
+        output_hex(d->hash, sizeof d->hash, hash);
+        bad |= json_array_append_new(
+            documents,
+            json_pack("{s:i, s:o?, s:o?, s:o?, s:I, s:I, s:s, s:I, s:I, s:I, s:I}", "ordinal", d->ordinal,
+                      "path", text_json(d->path), "title", text_json(d->title), "kind", text_json(d->kind),
+                      "size", (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns, "hash", hash, "pages",
+                      (json_int_t)d->pages, "token_start", (json_int_t)d->token_start, "token_count",
+                      (json_int_t)d->token_count, "text_bytes", (json_int_t)d->part_bytes[STORE_TEXT]));
+    }
+    for (size_t i = 0; i < v->turns.n; i++) {
+        const struct store_turn *t = &v->turns.items[i];
+        bad |= json_array_append_new(turns, json_pack("{s:i, s:I, s:o?, s:o?, s:o?}", "ordinal", t->ordinal,
+                                                      "time", (json_int_t)t->time, "question",
+                                                      text_json(t->question), "answer", text_json(t->answer),
+                                                      "details", kept_json(t->json)));
+    }
+    bad |= !o || json_object_set(o, "documents", documents) || json_object_set(o, "turns", turns);
+    json_decref(documents);
+    json_decref(turns);
+    if (bad) {
+        json_decref(o);
+        return err_memory(e, "JSON");
+    }
+    return output_json(o, e);
+}
+
+static void show_head(const struct store_session *s, struct buf *out)
+{
+    buf_puts(out, "session   ");
+    cell(out, s->name, 0);
+    buf_puts(out, "\ncreated   ");
+    human_when(out, s->created, clock_unix());
+    buf_puts(out, "\nopened    ");
+    human_when(out, s->opened, clock_unix());
+    buf_puts(out, "\nmodel     ");
+    cell(out, s->model_path[0] ? s->model_path : "not chosen yet", 0);
+    buf_puts(out, "\ncontext   ");
+    human_count(out, s->tokens);
+    buf_puts(out, " tokens read, ");
+    human_bytes(out, s->kv_bytes);
+    buf_puts(out, " of memory kept\n");
+}
+
+static int show_text(const struct shown *v, struct err *e)
+{
+    struct buf out = {0};
+    show_head(&v->session, &out);
+    if (v->documents.n)
+        buf_puts(&out, "\ndocuments\n");
+    for (size_t i = 0; i < v->documents.n; i++) {
+        const struct store_document *d = &v->documents.items[i];
+        buf_printf(&out, "%4d  ", d->ordinal + 1);
+        cell(&out, d->path, 0);
+        buf_puts(&out, "\n      ");
+        if (d->title[0]) {
+            cell(&out, d->title, 0);
+            buf_puts(&out, "; ");
+        }
+        cell(&out, d->kind, 0);
+        buf_puts(&out, ", ");
+        if (d->pages) {
+            human_count(&out, d->pages);
+            buf_puts(&out, d->pages == 1 ? " page, " : " pages, ");
+        }
+        human_count(&out, d->token_count);
+        buf_puts(&out, " tokens\n");
+    }
+    for (size_t i = 0; i < v->turns.n; i++) {
+        const struct store_turn *t = &v->turns.items[i];
+        buf_printf(&out, "\n%d. ", t->ordinal + 1);
+        human_when(&out, t->time, clock_unix());
+        buf_puts(&out, "\nQ: ");
+        buf_puts(&out, t->question);
+        buf_puts(&out, "\nA: ");
+        buf_puts(&out, t->answer);
+        buf_putc(&out, '\n');
+    }
+    return put(&out, e);
+}
+
+static int show_session(const struct config *c, struct store *store, struct err *e)
+{
+    struct shown v = {0};
+    int rc = store_session_get(store, c->args[0], &v.session, e);
+    if (!rc)
+        rc = store_document_list(store, v.session.id, &v.documents, e);
+    if (!rc)
+        rc = store_turn_list(store, v.session.id, &v.turns, e);
+    if (!rc)
+        rc = c->json ? show_json(&v, e) : show_text(&v, e);
+    store_turn_list_free(&v.turns);
+    store_document_list_free(&v.documents);
+    store_session_free(&v.session);
+    return rc;
+}
+
+/* ---- changes ---- */
+
+static int say(const struct config *c, const char *done, const char *name, int64_t id, struct err *e)
+{
+    if (c->json)
+        return output_json(
+            json_pack("{s:b, s:o?, s:I}", done, 1, "name", text_json(name), "id", (json_int_t)id), e);
+    output_notice(c, "%s ‘%s’", done, name);
+    return 0;
+}
+
+static int rename_session(const struct config *c, struct store *store, struct err *e)
+{
+    struct store_session s = {0};
+    int rc = store_session_get(store, c->args[0], &s, e);
+    if (!rc)
+        rc = store_session_rename(store, s.id, c->args[1], e);
+    if (!rc)
+        rc = say(c, "renamed", c->args[1], s.id, e);
+    store_session_free(&s);
+    return rc;
+}
+
+static int fork_session(const struct config *c, struct store *store, struct err *e)
+{
+    struct store_session s = {0};
+    int64_t id = 0;
+    int rc = store_session_get(store, c->args[0], &s, e);
+    if (!rc)
+        rc = store_session_fork(store, s.id, c->args[1], &id, e);
+    if (!rc)
+        rc = say(c, "forked", c->args[1], id, e);
+    store_session_free(&s);
+    return rc;
+}
+
+/* A yes on the terminal; everything else is no. */
+static int person_agrees(const struct store_session *s)
+{
+    struct buf name = {0};
+    char answer[16];
+    cell(&name, s->name, 0);
+    fprintf(stderr, "Delete session ‘%s’ with %" PRIu64 " documents and %" PRIu64 " turns? [y/N] ",
+            name.data ? name.data : "", s->documents, s->turns);
+    buf_free(&name);
+    return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+static int delete_one(const struct config *c, struct store *store, const char *name, struct err *e)
+{
+    struct store_session s = {0};
+    int rc = store_session_get(store, name, &s, e);
+    if (!rc && !c->yes && !isatty(STDIN_FILENO))
+        rc = err_set(e, ERR_USAGE, "nobody can be asked here whether to delete ‘%s’; give --yes", name);
+    else if (!rc && !c->yes && !person_agrees(&s))
+        rc = err_set(e, ERR_CANCELLED, "‘%s’ was kept", name);
+    if (!rc)
+        rc = store_session_delete(store, s.id, e);
+    if (!rc)
+        rc = say(c, "deleted", name, s.id, e);
+    store_session_free(&s);
+    return rc;
+}
+
+int cmd_sessions(const struct config *c, struct err *e)
+{
+    struct store *store = NULL;
+    int rc = store_open(c->data_dir, &store, e);
+    if (rc)
+        return rc;
+    if (strcmp(c->sub, "list") == 0)
+        rc = list_sessions(c, store, e);
+    else if (strcmp(c->sub, "show") == 0)
+        rc = show_session(c, store, e);
+    else if (strcmp(c->sub, "rename") == 0)
+        rc = rename_session(c, store, e);
+    else if (strcmp(c->sub, "fork") == 0)
+        rc = fork_session(c, store, e);
+    else
+        for (size_t i = 0; i < c->n_args && !rc; i++)
+            rc = delete_one(c, store, c->args[i], e);
+    store_close(store);
+    return rc;
+}
