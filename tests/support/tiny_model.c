@@ -12,7 +12,7 @@
 #include "tests/support/gguf_writer.h"
 
 static const char *const merges[TINY_MERGES] = {
-    "t h",  "Ġ t",   "th e", "Ġt he", "i n", "a n", "Ġ a", "e r", "o n", "Ġ Ġ", "ĠĠ ĠĠ", "r e",
+    "t h",  "Ġ th",  "th e", "Ġth e", "i n", "a n", "Ġ a", "e r", "o n", "Ġ Ġ", "ĠĠ ĠĠ", "r e",
     "an d", "Ġ and", "in g", "Ġ s",   "s t", "e n", "o r", "Ġ w", "a t", "Ċ Ċ", "e s",   "Ġ in",
 };
 
