@@ -151,7 +151,7 @@ static void erase(struct edit *e, size_t first, size_t last)
         e->first = e->text.len;
 }
 
-static int kill(struct edit *e, size_t first, size_t last)
+static int cut(struct edit *e, size_t first, size_t last)
 {
     if (first >= last)
         return 0;
@@ -275,11 +275,11 @@ int edit_do(struct edit *e, enum edit_command command)
             erase(e, e->cursor, cluster_end(text, n, e->cursor));
         return 0;
     case EDIT_KILL_TO_END:
-        return kill(e, e->cursor, n);
+        return cut(e, e->cursor, n);
     case EDIT_KILL_TO_START:
-        return kill(e, 0, e->cursor);
+        return cut(e, 0, e->cursor);
     case EDIT_KILL_WORD:
-        return kill(e, blank_word_left(e), e->cursor);
+        return cut(e, blank_word_left(e), e->cursor);
     case EDIT_YANK:
         return e->killed.len ? edit_insert(e, e->killed.data, e->killed.len) : 0;
     case EDIT_OLDER:

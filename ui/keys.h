@@ -7,6 +7,7 @@
 #ifndef LECTERN_UI_KEYS_H
 #define LECTERN_UI_KEYS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* Where the keyboard's input goes. TALK_EMPTY holds in addition to TALK while the input line is empty. */

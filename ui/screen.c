@@ -26,8 +26,8 @@
 
 enum {
     ESC_DELAY_MS = 25,
-    PASTE_PATIENCE_MS = 2000, /* a paste whose end never comes is taken as it is after this long */
-    CODE_PASTE_BEGIN = KEY_MAX + 1,
+    PASTE_PATIENCE_MS = 2000,  /* a paste whose end never comes is taken as it is after this long */
+    CODE_PASTE_BEGIN = 0x7000, /* beyond the codes that curses gives to keys of its own from KEY_MAX on */
     CODE_PASTE_END,
     CODE_WORD_LEFT,
     CODE_WORD_RIGHT,
