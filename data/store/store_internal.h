@@ -148,8 +148,7 @@ int segment_remove_orphans(struct store *s, struct err *e);
 /* NULL when out of memory; the caller frees. */
 char *segment_path(const struct store *s, int64_t id);
 
-/* ---- span.c, store_session.c, document.c, lock.c --------------------------------------------------------------
- */
+/* ---- span.c, store_session.c, document.c, lock.c --------------------------------------------------- */
 
 void span_release_all(struct store *s);
 /* Inside sql_begin: deletes the spans that `session` (0: nobody at all) alone references; the segments
