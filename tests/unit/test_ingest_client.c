@@ -513,6 +513,75 @@ static void test_sample_pdf(void **state)
     got_free(&g);
 }
 
+/* A PDF by hand, one page for each string ("" = a page without text), labels from iv. poppler finds the
+ * objects without a cross-reference table. */
+static void write_pdf(const char *name, const char *const *pages, int n, const char *trailer)
+{
+    struct buf b = {0};
+    buf_puts(
+        &b, "%PDF-1.4\n1 0 obj\n<</Type/Catalog/Pages 2 0 R/PageLabels<</Nums[0<</S/r/St 4>>]>>>>\nendobj\n");
+    buf_printf(&b, "2 0 obj\n<</Type/Pages/Count %d/Kids[", n);
+    for (int i = 0; i < n; i++)
+        buf_printf(&b, "%d 0 R ", 10 + 2 * i);
+    buf_puts(&b, "]>>\nendobj\n3 0 obj\n<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>\nendobj\n");
+    for (int i = 0; i < n; i++) {
+        struct buf content = {0};
+        if (*pages[i])
+            buf_printf(&content, "BT /F1 12 Tf 14 TL 72 700 Td %s ET", pages[i]);
+        else
+            buf_puts(&content, "10 10 m 90 90 l S");
+        buf_printf(&b,
+                   "%d 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<</Font<</F1 3 0 "
+                   "R>>>>/Contents "
+                   "%d 0 R>>\nendobj\n%d 0 obj\n<</Length %zu>>\nstream\n%s\nendstream\nendobj\n",
+                   10 + 2 * i, 11 + 2 * i, 11 + 2 * i, content.len, content.data);
+        buf_free(&content);
+    }
+    buf_printf(&b, "trailer\n<</Root 1 0 R/Size %d%s>>\n%%%%EOF\n", 10 + 2 * n, trailer);
+    temp_write(folder, name, b.data, b.len);
+    buf_free(&b);
+}
+
+static void test_pages_without_text(void **state)
+{
+    (void)state;
+    need_worker();
+    static const char *const pages[] = {"(first page) Tj T* (its second line  ) Tj", "",
+                                        "(third) Tj 40 0 Td (27) Tj", ""};
+    write_pdf("some.pdf", pages, 4, "/Info<</Title(A\\033[2J title)/Author(Nobody)>>");
+    char *path = temp_path(folder, "some.pdf");
+    struct got g = {0};
+    struct err e;
+    assert_int_equal(run(worker, path, &g, &e), 0);
+    assert_string_equal(g.text.data, "first page\nits second line\n\nthird 27\n\n");
+    assert_int_equal(g.pages, 4);
+    assert_int_equal(g.totals.pages_without_text, 2);
+    assert_non_null(strstr(g.warnings.data, "2 of 4 pages have no text layer"));
+    assert_null(strchr(g.title, '\033'));
+    struct source_place p;
+    uint64_t at = (uint64_t)(strstr(g.text.data, "second") - g.text.data);
+    assert_int_equal(source_map_lookup(g.map, g.text.data, at, &p, &e), 0);
+    assert_int_equal(p.line, 2);
+    assert_string_equal(p.page_label, "iv");
+    at = (uint64_t)(strstr(g.text.data, "third") - g.text.data);
+    assert_int_equal(source_map_lookup(g.map, g.text.data, at, &p, &e), 0);
+    assert_int_equal(p.page_index, 2);
+    assert_string_equal(p.page_label, "vi");
+    got_free(&g);
+    write_pdf("some.pdf", (const char *const[]){"", ""}, 2, "");
+    assert_int_equal(run(worker, path, &g, &e), ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "none of the 2 pages"));
+    got_free(&g);
+    write_pdf("some.pdf", pages, 4,
+              "/ID[<00><00>]/Encrypt<</Filter/Standard/V 1/R 2/P -4"
+              "/O<0000000000000000000000000000000000000000000000000000000000000000>"
+              "/U<0000000000000000000000000000000000000000000000000000000000000000>>>");
+    assert_int_equal(run(worker, path, &g, &e), ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "encrypted"));
+    got_free(&g);
+    free(path);
+}
+
 /* Damaged copies: read, or refused in one line; the parent is never harmed. */
 static void test_damaged_pdf(void **state)
 {
@@ -589,6 +658,7 @@ int main(void)
         cmocka_unit_test(test_large_text_and_limits),
         cmocka_unit_test(test_plain_folder),
         cmocka_unit_test(test_sample_pdf),
+        cmocka_unit_test(test_pages_without_text),
         cmocka_unit_test(test_damaged_pdf),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
