@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* pool.c - workers take task numbers from one atomic counter.
  *
- * A step posts `generation`; a worker that sees it change joins, and sleeps in a futex-backed condition when
- * it has waited for SPIN_ROUNDS without news. The spin covers the microseconds between two ops of one forward
- * pass, so that a decode step does not pay a wake-up per op; it ends by itself, so an idle program uses no
- * processor.
+ * A step opens a new generation in `state`; a worker that sees it joins, and sleeps in a futex-backed
+ * condition when it has waited for SPIN_ROUNDS without news. The spin covers the microseconds between two ops
+ * of one forward pass, so that a decode step does not pay a wake-up per op; it ends by itself, so an idle
+ * program uses no processor.
+ *
+ * state = generation << 32 | CLOSED | workers inside. The caller closes the generation when no task is left,
+ * and waits for those inside alone: a worker that the system has not let run in time costs nothing.
  */
 #include "engine/base/pool.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 
-enum { SPIN_ROUNDS = 20000, THREADS_MAX = 256 };
+enum { SPIN_ROUNDS = 20000, THREADS_MAX = 256, CLOSED = 1 << 16, INSIDE = CLOSED - 1 };
 
 struct pool {
     int threads;
@@ -21,12 +25,11 @@ struct pool {
     int started;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    atomic_uint generation; /* one per pool_run */
+    atomic_uint_fast64_t state;
     atomic_int sleeping;
-    atomic_int next;    /* next task number */
-    atomic_int running; /* workers that have not finished this generation */
+    atomic_int next; /* next task number */
     atomic_int stop;
-    int tasks;
+    int tasks; /* this and what follows change only while a generation is closed and nobody inside */
     void (*task)(void *arg, int index, int thread);
     void *arg;
 };
@@ -53,22 +56,38 @@ static void take_tasks(struct pool *p, int thread)
     }
 }
 
-static unsigned wait_for_news(struct pool *p, unsigned seen)
+static uint32_t generation_of(uint_fast64_t state)
 {
+    return (uint32_t)(state >> 32);
+}
+
+static uint_fast64_t wait_for_news(struct pool *p, uint32_t seen)
+{
+    uint_fast64_t now;
     for (int i = 0; i < SPIN_ROUNDS; i++) {
-        unsigned now = atomic_load_explicit(&p->generation, memory_order_acquire);
-        if (now != seen)
+        now = atomic_load_explicit(&p->state, memory_order_acquire);
+        if (generation_of(now) != seen)
             return now;
         cpu_relax();
     }
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->sleeping, 1);
-    unsigned now;
-    while ((now = atomic_load(&p->generation)) == seen)
+    while (generation_of(now = atomic_load(&p->state)) == seen)
         pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->sleeping, 1);
     pthread_mutex_unlock(&p->lock);
     return now;
+}
+
+/* Non-zero when the generation of `now` is still open and this worker counts as inside. */
+static int join(struct pool *p, uint_fast64_t now)
+{
+    uint32_t generation = generation_of(now);
+    while (generation_of(now) == generation && !(now & CLOSED))
+        if (atomic_compare_exchange_weak_explicit(&p->state, &now, now + 1, memory_order_acq_rel,
+                                                  memory_order_acquire))
+            return 1;
+    return 0;
 }
 
 static void *worker(void *arg)
@@ -77,13 +96,16 @@ static void *worker(void *arg)
     struct pool *p = s->pool;
     int thread = s->thread;
     free(s);
-    unsigned seen = 0;
+    uint32_t seen = 0;
     for (;;) {
-        seen = wait_for_news(p, seen);
+        uint_fast64_t now = wait_for_news(p, seen);
         if (atomic_load(&p->stop))
             return NULL;
+        seen = generation_of(now);
+        if (!join(p, now))
+            continue;
         take_tasks(p, thread);
-        atomic_fetch_sub_explicit(&p->running, 1, memory_order_release);
+        atomic_fetch_sub_explicit(&p->state, 1, memory_order_release);
     }
 }
 
@@ -101,6 +123,7 @@ int pool_create(struct pool **out, int threads, struct err *e)
     if (!p)
         return err_memory(e, "threads");
     p->threads = threads;
+    atomic_init(&p->state, CLOSED);
     p->workers = calloc((size_t)threads, sizeof *p->workers);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
@@ -123,9 +146,11 @@ int pool_create(struct pool **out, int threads, struct err *e)
     return 0;
 }
 
+/* Opens the next generation; only while the last one is closed and empty. */
 static void announce(struct pool *p)
 {
-    atomic_fetch_add_explicit(&p->generation, 1, memory_order_seq_cst);
+    uint32_t next = generation_of(atomic_load_explicit(&p->state, memory_order_relaxed)) + 1;
+    atomic_store(&p->state, (uint_fast64_t)next << 32);
     if (atomic_load(&p->sleeping)) {
         pthread_mutex_lock(&p->lock);
         pthread_cond_broadcast(&p->wake);
@@ -163,11 +188,11 @@ void pool_run(struct pool *p, int tasks, void (*task)(void *arg, int index, int 
     p->task = task;
     p->arg = arg;
     atomic_store(&p->next, 0);
-    atomic_store(&p->running, p->threads - 1);
     announce(p);
     take_tasks(p, 0);
-    /* The caller has run out of tasks; the others finish theirs within one task's time. */
-    for (unsigned spins = 0; atomic_load_explicit(&p->running, memory_order_acquire); spins++) {
+    atomic_fetch_or_explicit(&p->state, CLOSED, memory_order_acq_rel);
+    /* Those inside finish within one task's time. */
+    for (unsigned spins = 0; atomic_load_explicit(&p->state, memory_order_acquire) & INSIDE; spins++) {
         if (spins > SPIN_ROUNDS)
             sched_yield();
         else
