@@ -69,9 +69,15 @@ static int breaks_before(const struct filling *f, const struct glyph *g)
     return joins && is_word(f->before_that) && is_word(g->codepoint);
 }
 
+/* A space that carries a mark shows something. */
+static int is_blank(const struct glyph *g)
+{
+    return g->codepoint == '\t' || (g->codepoint == ' ' && g->n_text == 1);
+}
+
 static void place(struct filling *f, size_t at, const struct glyph *g)
 {
-    int space = g->codepoint == ' ' || g->codepoint == '\t';
+    int space = is_blank(g);
     if (space && f->shown) {
         if (f->before != ' ' && f->before != '\t')
             f->break_last = at;
@@ -83,7 +89,7 @@ static void place(struct filling *f, size_t at, const struct glyph *g)
     if (!space)
         f->shown = 1;
     f->before_that = f->before;
-    f->before = g->codepoint;
+    f->before = space || g->codepoint != ' ' ? g->codepoint : 0; /* 0: a space that carries a mark */
     f->before_width = g->width;
 }
 
@@ -96,7 +102,7 @@ int wrap_text(struct wrap *w, const char *text, size_t n, int columns)
     start_line(&f, 0);
     for (size_t at = 0; at < n;) {
         filter_glyph(text + at, n - at, &g);
-        int space = g.codepoint == ' ' || g.codepoint == '\t';
+        int space = is_blank(&g);
         if (g.newline) {
             if (add_line(w, f.line_first, at))
                 return -1;
