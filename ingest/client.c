@@ -85,14 +85,15 @@ static void choose_environment(struct run *r)
 
 /* ---- in the child, async-signal-safe only ---- */
 
-static void lower_limit(int which, uint64_t value)
+/* `beyond`: how far the hard limit (SIGKILL for processor time) lies above the soft one (SIGXCPU). */
+static void lower_limit(int which, uint64_t value, uint64_t beyond)
 {
     struct rlimit l;
     if (getrlimit((__rlimit_resource_t)which, &l))
         return;
-    if (l.rlim_max == RLIM_INFINITY || l.rlim_max > value)
-        l.rlim_max = (rlim_t)value;
-    l.rlim_cur = l.rlim_max;
+    if (l.rlim_max == RLIM_INFINITY || l.rlim_max > value + beyond)
+        l.rlim_max = (rlim_t)(value + beyond);
+    l.rlim_cur = l.rlim_max < value ? l.rlim_max : (rlim_t)value;
     setrlimit((__rlimit_resource_t)which, &l);
 }
 
@@ -119,11 +120,11 @@ static void default_signals(void)
 
 static void limit_child(const struct ingest_limits *l)
 {
-    lower_limit(RLIMIT_CORE, 0);
-    lower_limit(RLIMIT_CPU, l->cpu_seconds);
+    lower_limit(RLIMIT_CORE, 0, 0);
+    lower_limit(RLIMIT_CPU, l->cpu_seconds, 5);
 #if !defined(__SANITIZE_ADDRESS__) &&                                                                        \
     !defined(__SANITIZE_THREAD__) /* their shadow is terabytes of address space */
-    lower_limit(RLIMIT_AS, l->memory_bytes);
+    lower_limit(RLIMIT_AS, l->memory_bytes, 0);
 #endif
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }

@@ -176,6 +176,22 @@ static void test_programs_that_fail(void **state)
     fails("colours", "printf '\\033[31mred\\n' >&2; exit 1", ERR_CHILD, "mred");
 }
 
+/* A parser in an endless loop that still shows life ends by its processor time. */
+static void test_processor_time(void **state)
+{
+    (void)state;
+    char *program = fake("loops", "printf 'LCTI\\1\\0\\0\\0'; while :; do :; done");
+    struct got g = {0};
+    struct err e;
+    struct ingest_options o = {
+        .worker = program, .path = "book.pdf", .limits = {.cpu_seconds = 1, .idle_seconds = 30}};
+    assert_int_equal(run_with(&o, &g, &e), ERR_CHILD);
+    assert_non_null(strstr(e.text, "book.pdf"));
+    assert_non_null(strstr(e.text, "1 s of processor time"));
+    got_free(&g);
+    free(program);
+}
+
 static void test_program_that_is_not_there(void **state)
 {
     (void)state;
@@ -649,6 +665,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_programs_that_fail),
         cmocka_unit_test(test_program_that_is_not_there),
+        cmocka_unit_test(test_processor_time),
         cmocka_unit_test(test_program_that_speaks_well),
         cmocka_unit_test(test_child_inherits_nothing),
         cmocka_unit_test(test_cancel_kills_the_group),
