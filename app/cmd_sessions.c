@@ -271,7 +271,7 @@ static int person_agrees(const struct store_session *s)
 {
     struct buf name = {0};
     char answer[16];
-    cell(&name, s->name, 0);
+    filter_text(&name, s->name, strlen(s->name), 1);
     fprintf(stderr, "Delete session ‘%s’ with %" PRIu64 " documents and %" PRIu64 " turns? [y/N] ",
             name.data ? name.data : "", s->documents, s->turns);
     buf_free(&name);
@@ -288,9 +288,24 @@ static int delete_one(const struct config *c, struct store *store, const char *n
         rc = err_set(e, ERR_CANCELLED, "‘%s’ was kept", name);
     if (!rc)
         rc = store_session_delete(store, s.id, e);
-    if (!rc)
-        rc = say(c, "deleted", name, s.id, e);
+    if (!rc && !c->json)
+        output_notice(c, "deleted ‘%s’", name);
     store_session_free(&s);
+    return rc;
+}
+
+static int delete_sessions(const struct config *c, struct store *store, struct err *e)
+{
+    json_t *names = json_array();
+    int rc = 0;
+    for (size_t i = 0; i < c->n_args && !rc; i++) {
+        rc = delete_one(c, store, c->args[i], e);
+        if (!rc && json_array_append_new(names, text_json(c->args[i])))
+            rc = err_memory(e, "JSON");
+    }
+    if (!rc && c->json)
+        return output_json(json_pack("{s:o}", "deleted", names), e);
+    json_decref(names);
     return rc;
 }
 
@@ -309,8 +324,7 @@ int cmd_sessions(const struct config *c, struct err *e)
     else if (strcmp(c->sub, "fork") == 0)
         rc = fork_session(c, store, e);
     else
-        for (size_t i = 0; i < c->n_args && !rc; i++)
-            rc = delete_one(c, store, c->args[i], e);
+        rc = delete_sessions(c, store, e);
     store_close(store);
     return rc;
 }
