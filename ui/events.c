@@ -5,8 +5,6 @@
 
 #include "ui/state.h"
 
-#define BIT(kind) (1u << (kind))
-
 /* A rename that was asked for shows by the list: the old name is gone and the new one is there. */
 static void follow_rename(struct ui *ui)
 {
@@ -35,8 +33,7 @@ static void take_library(struct ui *ui, struct ui_event *event)
 {
     struct library *l = &ui->library;
     char *chosen = NULL;
-    int asked =
-        ui_step_ended(ui, BIT(UI_REQUEST_LIST) | BIT(UI_REQUEST_DELETE_SESSION) | BIT(UI_REQUEST_RENAME));
+
     if (l->n_rows && l->rows[l->chosen].name)
         chosen = strdup(l->rows[l->chosen].name);
     ui_rows_free(l->rows, l->n_rows);
@@ -55,7 +52,7 @@ static void take_library(struct ui *ui, struct ui_event *event)
     }
     if (l->chosen >= l->n_rows)
         l->chosen = l->n_rows ? l->n_rows - 1 : 0;
-    if (asked && ui->talk.session && !is_open && !ui_busy(ui)) { /* the open session was deleted */
+    if (event->about != UI_REQUEST_NONE && ui->talk.session && !is_open) { /* the open session was deleted */
         transcript_free(&ui->talk);
         ui->tokens = ui->kv_bytes = 0;
     }
@@ -66,8 +63,7 @@ static void take_session(struct ui *ui, struct ui_event *event)
 {
     struct talk *t = &ui->talk;
     int same = t->session && event->name && strcmp(t->session, event->name) == 0;
-    ui_step_ended(ui, BIT(UI_REQUEST_OPEN_SESSION) | BIT(UI_REQUEST_ADD_PATHS));
-    ui->is_progress = 0;
+
     if (ui_memory(ui, transcript_open(t, event)))
         return;
     if ((ui->to_talk || !same) && ui->view != &view_talk)
@@ -78,7 +74,7 @@ static void take_session(struct ui *ui, struct ui_event *event)
 static void take_answer(struct ui *ui, struct ui_event *event)
 {
     struct talk *t = &ui->talk;
-    ui_step_ended(ui, BIT(UI_REQUEST_ASK));
+    ui->turn_ended = 1;
     if (event->rate > 0)
         ui->rate = event->rate;
     struct talk_turn *turn = transcript_answer(t, event);
@@ -89,7 +85,7 @@ static void take_answer(struct ui *ui, struct ui_event *event)
 static void take_source(struct ui *ui, struct ui_event *event)
 {
     struct source *s = &ui->source;
-    ui_step_ended(ui, BIT(UI_REQUEST_SOURCE));
+
     free(s->title);
     free(s->text);
     wrap_free(&s->wrap);
@@ -123,7 +119,7 @@ static void take_progress(struct ui *ui, const struct ui_event *event)
     ui->is_progress = ui->running.len > 0;
     ui->done = event->done;
     ui->total = event->total;
-    ui->rate = event->rate;
+    ui->progress_rate = event->rate;
     ui->eta_seconds = event->eta_seconds;
 }
 
@@ -132,7 +128,8 @@ static void take_status(struct ui *ui, const struct ui_event *event)
     ui->tokens = event->tokens;
     ui->tokens_limit = event->tokens_limit;
     ui->kv_bytes = event->kv_bytes;
-    ui->rate = event->rate;
+    if (event->rate > 0)
+        ui->rate = event->rate;
     int idle = !event->text || !*event->text;
     if (idle || !ui->is_progress) /* while a progress is shown it says more */
         set_running(ui, event);
@@ -140,20 +137,36 @@ static void take_status(struct ui *ui, const struct ui_event *event)
         ui->is_progress = 0;
 }
 
+/* The question goes back into the input line if nothing came of it and nothing else is written there. */
+static void fail_turn(struct ui *ui, const char *line)
+{
+    struct talk_turn *turn = transcript_fail(&ui->talk, line);
+    ui->turn_ended = 1;
+    if (turn && turn->answer.len == 0 && ui->talk.edit.text.len == 0)
+        ui_memory(ui, edit_set(&ui->talk.edit, turn->question));
+}
+
 static void take_error(struct ui *ui, const struct ui_event *event)
 {
     const char *line = event->text ? event->text : "";
+    if (event->about == UI_REQUEST_OPEN_SESSION || event->about == UI_REQUEST_ADD_PATHS)
+        ui->to_talk = 0;
+    if (event->about == UI_REQUEST_ASK)
+        fail_turn(ui, line);
+    ui_message(ui, 1, line);
+}
+
+/* The port says that a request was served to its end: nothing of it runs any more. */
+static void take_finished(struct ui *ui, const struct ui_event *event)
+{
+    if (event->about == UI_REQUEST_CANCEL)
+        return;
+    ui_step_finished(ui);
     buf_clear(&ui->running);
     ui->is_progress = 0;
-    enum ui_request_kind kind = ui_step_failed(ui);
-    if (kind == UI_REQUEST_OPEN_SESSION || kind == UI_REQUEST_ADD_PATHS)
-        ui->to_talk = 0;
-    if (kind == UI_REQUEST_ASK) {
-        struct talk_turn *turn = transcript_fail(&ui->talk, line);
-        if (turn && turn->answer.len == 0 && ui->talk.edit.text.len == 0)
-            ui_memory(ui, edit_set(&ui->talk.edit, turn->question));
-    }
-    ui_message(ui, 1, line);
+    if (event->about == UI_REQUEST_ASK && !ui->turn_ended)
+        fail_turn(ui, "No answer came.");
+    ui->turn_ended = 0;
 }
 
 void events_take(struct ui *ui, struct ui_event *event)
@@ -170,6 +183,8 @@ void events_take(struct ui *ui, struct ui_event *event)
         take_progress(ui, event);
         break;
     case UI_EVENT_TOKEN:
+        ui->is_progress = 0; /* the question has been read; now it answers */
+        buf_clear(&ui->running);
         ui_memory(ui, transcript_token(&ui->talk, event->text, event->n_text));
         break;
     case UI_EVENT_ANSWER:
@@ -186,6 +201,9 @@ void events_take(struct ui *ui, struct ui_event *event)
         break;
     case UI_EVENT_NOTICE:
         ui_message(ui, 0, event->text ? event->text : "");
+        break;
+    case UI_EVENT_FINISHED:
+        take_finished(ui, event);
         break;
     case UI_EVENT_NONE:
         break;

@@ -20,7 +20,7 @@ enum ui_request_kind {
     UI_REQUEST_LIST,           /* -> LIBRARY */
     UI_REQUEST_OPEN_SESSION,   /* name -> SESSION */
     UI_REQUEST_ADD_PATHS,      /* name (NULL: make a session), paths -> PROGRESS..., SESSION */
-    UI_REQUEST_ASK,            /* text, of the open session -> TOKEN..., then exactly one ANSWER or ERROR */
+    UI_REQUEST_ASK,            /* text, of the open session -> TOKEN..., then ANSWER (or ERROR) */
     UI_REQUEST_CANCEL,         /* the flag of port_cancel is set already; nothing more has to be done */
     UI_REQUEST_SOURCE,         /* turn, number -> SOURCE */
     UI_REQUEST_DELETE_SESSION, /* name -> LIBRARY */
@@ -92,12 +92,14 @@ enum ui_event_kind {
     UI_EVENT_ANSWER,   /* turn, citations, rate, cancelled: the oldest unanswered ASK is done */
     UI_EVENT_SOURCE,   /* turn, number, name = title, text, mark_first..mark_last (bytes, half open) */
     UI_EVENT_STATUS,   /* tokens, tokens_limit, kv_bytes, rate, text = what runs; NULL or "": idle */
-    UI_EVENT_ERROR,  /* text, one line: the running step ended with it. What costs only itself is a NOTICE */
-    UI_EVENT_NOTICE, /* text, one line */
+    UI_EVENT_ERROR,    /* text, one line: the request ends with it. What costs only itself is a NOTICE */
+    UI_EVENT_NOTICE,   /* text, one line */
+    UI_EVENT_FINISHED, /* sent by the port itself: the request `about` has been served to its end */
 };
 
 struct ui_event {
     enum ui_event_kind kind;
+    enum ui_request_kind about; /* set by the port: the request that was being served */
     char *name;
     char *text;
     size_t n_text; /* bytes of text; text is NUL-terminated as well. 0 with text set: strlen counts */

@@ -2,9 +2,8 @@
 /* port.c - two bounded queues under one mutex, and a pipe that wakes the interface.
  *
  * Invariants: a message is in exactly one place (sender, queue, receiver). `ended` never goes back to 0; when
- * it is set nobody waits any more. The pipe holds a byte whenever the event queue went from empty to filled
- * since it was last drained; an extra byte costs one empty poll, a missing one cannot happen because it is
- * written under the same mutex.
+ * it is set nobody waits any more. Every event puts a byte into the pipe, which is emptied only while the
+ * queue is empty, under the same mutex: a wake-up too many costs one empty poll, none is ever missing.
  */
 #include "ui/port.h"
 
@@ -35,7 +34,8 @@ struct ui_port {
     struct ui_event *events;
     size_t first_event, n_events;
     size_t capacity;
-    uint64_t sequence;  /* of the last request sent */
+    enum ui_request_kind serving; /* taken by the engine and not finished */
+    uint64_t sequence;            /* of the last request sent */
     uint64_t cancelled; /* the sequence when the last cancel came: these and earlier ones are stopped */
     int ended;
     int wake[2];
@@ -127,6 +127,60 @@ static struct timespec deadline_after(double seconds)
     return t;
 }
 
+/* Appends `more` to the waiting TOKEN event, or leaves both alone (0). */
+static int melt_token(struct ui_event *waiting, const struct ui_event *more)
+{
+    size_t n = waiting->n_text + more->n_text;
+    if (n > TOKEN_MELT_LIMIT)
+        return 0;
+    char *joined = realloc(waiting->text, n + 1);
+    if (!joined)
+        return 0;
+    if (more->n_text)
+        memcpy(joined + waiting->n_text, more->text, more->n_text);
+    joined[n] = 0;
+    waiting->text = joined;
+    waiting->n_text = n;
+    return 1;
+}
+
+/* Tries to unite a new event with the one that waits last; 1 when nothing more has to be queued. */
+static int melt(struct ui_port *p, struct ui_event *event)
+{
+    if (p->n_events == 0)
+        return 0;
+    struct ui_event *last = &p->events[(p->first_event + p->n_events - 1) % p->capacity];
+    if (last->kind != event->kind || last->about != event->about)
+        return 0;
+    if (event->kind == UI_EVENT_TOKEN)
+        return melt_token(last, event);
+    if (event->kind != UI_EVENT_PROGRESS && event->kind != UI_EVENT_STATUS)
+        return 0;
+    ui_event_fini(last);
+    *last = *event;
+    memset(event, 0, sizeof *event);
+    return 1;
+}
+
+/* Under the lock: puts the event into the queue, waiting for room; what could not be sent stays in *event. */
+static void enqueue(struct ui_port *p, struct ui_event *event)
+{
+    event->about = p->serving;
+    while (!p->ended && !melt(p, event)) {
+        if (p->n_events == p->capacity) {
+            pthread_cond_wait(&p->event_room, &p->lock);
+            continue;
+        }
+        p->events[(p->first_event + p->n_events) % p->capacity] = *event;
+        memset(event, 0, sizeof *event);
+        p->n_events++;
+        break;
+    }
+    /* A full pipe already wakes: only "would block" can come back here. */
+    ssize_t written = write(p->wake[1], "", 1);
+    (void)written;
+}
+
 int port_next_request(struct ui_port *p, double timeout_seconds, struct ui_request *out)
 {
     memset(out, 0, sizeof *out);
@@ -135,6 +189,11 @@ int port_next_request(struct ui_port *p, double timeout_seconds, struct ui_reque
         deadline = deadline_after(timeout_seconds);
     int got = 0, waited = 0;
     pthread_mutex_lock(&p->lock);
+    if (p->serving != UI_REQUEST_NONE) {
+        struct ui_event finished = {.kind = UI_EVENT_FINISHED};
+        enqueue(p, &finished);
+        p->serving = UI_REQUEST_NONE;
+    }
     while (!p->ended && p->n_requests == 0 && waited != ETIMEDOUT) {
         if (timeout_seconds < 0)
             pthread_cond_wait(&p->request_there, &p->lock);
@@ -151,6 +210,7 @@ int port_next_request(struct ui_port *p, double timeout_seconds, struct ui_reque
         p->n_requests--;
         if (q->sequence > p->cancelled)
             atomic_store(&p->cancel.requested, 0);
+        p->serving = out->kind;
         got = 1;
     }
     pthread_mutex_unlock(&p->lock);
@@ -186,62 +246,15 @@ int port_send_request(struct ui_port *p, struct ui_request *request, struct err 
     return status;
 }
 
-/* Appends `more` to the waiting TOKEN event, or leaves both alone (0). */
-static int melt_token(struct ui_event *waiting, const struct ui_event *more)
-{
-    size_t n = waiting->n_text + more->n_text;
-    if (n > TOKEN_MELT_LIMIT)
-        return 0;
-    char *joined = realloc(waiting->text, n + 1);
-    if (!joined)
-        return 0;
-    if (more->n_text)
-        memcpy(joined + waiting->n_text, more->text, more->n_text);
-    joined[n] = 0;
-    waiting->text = joined;
-    waiting->n_text = n;
-    return 1;
-}
-
-/* Tries to unite a new event with the one that waits last; 1 when nothing more has to be queued. */
-static int melt(struct ui_port *p, struct ui_event *event)
-{
-    if (p->n_events == 0)
-        return 0;
-    struct ui_event *last = &p->events[(p->first_event + p->n_events - 1) % p->capacity];
-    if (last->kind != event->kind)
-        return 0;
-    if (event->kind == UI_EVENT_TOKEN)
-        return melt_token(last, event);
-    if (event->kind != UI_EVENT_PROGRESS && event->kind != UI_EVENT_STATUS)
-        return 0;
-    ui_event_fini(last);
-    *last = *event;
-    memset(event, 0, sizeof *event);
-    return 1;
-}
-
 int port_send_event(struct ui_port *p, struct ui_event *event, struct err *e)
 {
     int status = 0;
     if (event->text && event->n_text == 0)
         event->n_text = strlen(event->text);
     pthread_mutex_lock(&p->lock);
-    while (!p->ended && !melt(p, event)) {
-        if (p->n_events == p->capacity) {
-            pthread_cond_wait(&p->event_room, &p->lock);
-            continue;
-        }
-        p->events[(p->first_event + p->n_events) % p->capacity] = *event;
-        memset(event, 0, sizeof *event);
-        p->n_events++;
-        break;
-    }
+    enqueue(p, event);
     if (p->ended)
         status = err_set(e, ERR_CANCELLED, "the interface has ended");
-    /* A full pipe already wakes: only "would block" can come back here. */
-    ssize_t written = write(p->wake[1], "", 1);
-    (void)written;
     pthread_mutex_unlock(&p->lock);
     ui_event_fini(event);
     return status;

@@ -7,6 +7,7 @@
  * Messages move: the sender gives its content away, the receiver frees it. The interface never blocks on the
  * engine; the engine blocks on a full event queue until the interface has drawn or has ended. Consecutive
  * TOKEN events melt into one, and a newer PROGRESS or STATUS replaces the one waiting directly before it.
+ * Requests are served one at a time and in order: asking for the next one says that the last is finished.
  */
 #ifndef LECTERN_UI_PORT_H
 #define LECTERN_UI_PORT_H
@@ -28,9 +29,10 @@ void port_free(struct ui_port *port);
 /* ---- the engine's side ---- */
 
 /* Waits up to timeout_seconds (< 0: for ever) for a request; *out is owned by the caller (ui_request_fini).
- * Returns 1 with a request, 0 after the time-out. Once the interface has ended every call returns QUIT at
- * once. Taking a request that was sent after the last cancel clears the flag; one that was sent before it
- * leaves the flag set, so that the step ends at its first check. */
+ * Returns 1 with a request, 0 after the time-out. The request taken before is
+ * finished by this call (a FINISHED event is sent for it, so the call may wait for room). Once the interface
+ * has ended every call returns QUIT at once. Taking a request that was sent after the last cancel clears the
+ * flag; one that was sent before it leaves the flag set, so that the step ends at its first check. */
 int port_next_request(struct ui_port *port, double timeout_seconds, struct ui_request *out);
 
 /* The flag that a person sets with Esc or Ctrl-C, at once, whatever the queues hold; pass it to every step.

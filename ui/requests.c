@@ -33,34 +33,12 @@ static int send_step(struct ui *ui, struct ui_request *request, int failed)
     return 0;
 }
 
-static void remove_step(struct ui *ui, size_t at)
-{
-    ui->n_steps--;
-    memmove(ui->steps + at, ui->steps + at + 1, (ui->n_steps - at) * sizeof *ui->steps);
-}
-
-int ui_step_ended(struct ui *ui, unsigned kinds)
-{
-    size_t at = 0;
-    while (at < ui->n_steps && !(BIT(ui->steps[at]) & kinds))
-        at++;
-    if (at == ui->n_steps)
-        return 0;
-    remove_step(ui, at);
-    /* Small things before it were served earlier; if they brought nothing they are over all the same. */
-    while (at-- > 0)
-        if (!(BIT(ui->steps[at]) & STOPPABLE))
-            remove_step(ui, at);
-    return 1;
-}
-
-enum ui_request_kind ui_step_failed(struct ui *ui)
+void ui_step_finished(struct ui *ui)
 {
     if (ui->n_steps == 0)
-        return UI_REQUEST_NONE;
-    enum ui_request_kind kind = ui->steps[0];
-    remove_step(ui, 0);
-    return kind;
+        return;
+    ui->n_steps--;
+    memmove(ui->steps, ui->steps + 1, ui->n_steps * sizeof *ui->steps);
 }
 
 static int has_step(const struct ui *ui, unsigned kinds)

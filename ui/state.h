@@ -172,7 +172,8 @@ struct ui {
     struct buf running;
     int is_progress;
     uint64_t done, total, tokens, tokens_limit, kv_bytes;
-    double rate, eta_seconds;
+    double rate, progress_rate, eta_seconds;
+    int turn_ended;                       /* the ASK being served has had its ANSWER or ERROR */
     enum ui_request_kind steps[UI_STEPS]; /* asked for and not yet ended, oldest first; served in order */
     size_t n_steps;
 
@@ -202,9 +203,7 @@ int ui_ask_add(struct ui *ui, const char *session, const char *const *paths, siz
 int ui_ask_source(struct ui *ui, int64_t turn, int number);
 void ui_ask_cancel(struct ui *ui);
 
-/* The step of one of these kinds that is oldest has ended; 1 when there was one. */
-int ui_step_ended(struct ui *ui, unsigned kinds /* bits 1 << kind */);
-enum ui_request_kind ui_step_failed(struct ui *ui); /* the oldest of all ended with an error: its kind */
+void ui_step_finished(struct ui *ui); /* the oldest one */
 
 /* prompt.c: the line that asks for a path, a name or a yes */
 void prompt_open(struct ui *ui, enum prompt kind, const char *session);

@@ -58,7 +58,7 @@ static void add_running(const struct ui *ui, struct buf *b)
         buf_putc(b, ' ');
         human_count(b, ui->done);
     }
-    add_rate(b, ui->rate);
+    add_rate(b, ui->progress_rate);
     if (ui->eta_seconds >= 0) {
         separate(b);
         human_duration(b, ui->eta_seconds);
