@@ -7,6 +7,9 @@
  * see the block, and a row's arithmetic does not depend on its neighbours. Keys that a row does not see have
  * exp = 0 exactly and change nothing but the sign of a zero, which the end removes.
  *
+ * Decode (at most FUSED_ROWS rows in all) reads 8-bit lines straight into registers instead: the same
+ * operations on each element in the same order, without the 32 KiB in between.
+ *
  * Cost of a block: 4 * 64 * D * rows flop, plus unpacking once for all rows of the call.
  */
 #include <assert.h>
@@ -17,7 +20,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"
 
-enum { ROWS_TILE = 6, LINE_PARTS = 16 / VW };
+enum { ROWS_TILE = 6, FUSED_ROWS = 4, LINE_PARTS = 16 / VW };
 
 struct tile {
     int n; /* rows, 1..ROWS_TILE */
@@ -79,6 +82,138 @@ static void load_values_8(const uint8_t *record, size_t D, float *v)
                         }
                     }
             }
+}
+
+/* The two vectors of step `i` over lines `stride` apart: two lines, or the two parts of one. */
+INLINE void two_vectors(const uint8_t *lines, size_t i, size_t stride, size_t swap, vi words[2])
+{
+    if (LINE_PARTS == 1) {
+        words[0] = vi_line(lines + 2 * i * stride, swap, 0);
+        words[1] = vi_line(lines + (2 * i + 1) * stride, swap, 0);
+    } else {
+        words[0] = vi_line(lines + i * stride, swap, 0);
+        words[1] = vi_line(lines + i * stride, swap, 1);
+    }
+}
+
+INLINE void fused_scores(struct tile *a, const int n, const uint8_t *record, size_t D, float factor)
+{
+    float params[2 * HEAD_DIM_MAX];
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_k_params(D));
+    for (size_t i = 0; i < 2 * D; i += VW)
+        vf_store(params + i, vf_load_half(raw + i));
+    for (size_t col = 0; col < KV_PAGE_TOKENS / (2 * VW); col++) {
+        vf acc[FUSED_ROWS][2];
+#pragma GCC unroll 4
+        for (int r = 0; r < n; r++)
+            acc[r][0] = acc[r][1] = vf_zero();
+        for (size_t cg = 0; cg < D / 4; cg++) {
+            const float *scale = params + page_k_param_index(D, 4 * cg);
+            vi words[2];
+            two_vectors(record + cg * 64, col, D / 4 * 64, cg >> 1 & 1, words);
+#pragma GCC unroll 4
+            for (size_t c = 0; c < 4; c++) {
+                vf step = vf_set1(scale[c]), min = vf_set1(scale[D + c]);
+                vf k0 = vf_fma(vi_low_byte(words[0]), step, min),
+                   k1 = vf_fma(vi_low_byte(words[1]), step, min);
+#pragma GCC unroll 4
+                for (int r = 0; r < n; r++) {
+                    vf q = vf_set1(a->q[r][4 * cg + c]);
+                    acc[r][0] = vf_fma(q, k0, acc[r][0]);
+                    acc[r][1] = vf_fma(q, k1, acc[r][1]);
+                }
+                words[0] = vi_next_byte(words[0]);
+                words[1] = vi_next_byte(words[1]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < n; r++) {
+            vf_store(a->p[r] + 2 * col * VW, vf_mul(acc[r][0], vf_set1(factor)));
+            vf_store(a->p[r] + (2 * col + 1) * VW, vf_mul(acc[r][1], vf_set1(factor)));
+        }
+    }
+}
+
+INLINE void fused_values(struct tile *a, const int n, const uint8_t *record, size_t D)
+{
+    float params[2 * KV_PAGE_TOKENS];
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_v_params(D));
+    for (size_t i = 0; i < 2 * KV_PAGE_TOKENS; i += VW)
+        vf_store(params + i, vf_load_half(raw + i));
+    for (size_t col = 0; col < D / (2 * VW); col++) {
+        vf acc[FUSED_ROWS][2];
+#pragma GCC unroll 4
+        for (int r = 0; r < n; r++)
+#pragma GCC unroll 2
+            for (size_t i = 0; i < 2; i++)
+                acc[r][i] = vf_mul(vf_load(a->out[r] + (2 * col + i) * VW), vf_set1(a->factor[r]));
+        /* tokens ascending: of 32, first the low halves of all words, then the high ones */
+        for (size_t eight = 0; eight < KV_PAGE_TOKENS / 2; eight++) {
+            size_t u = eight / 16, high = eight / 8 % 2, j = eight / 2 % 4, h = eight % 2;
+            size_t token = 32 * u + 16 * high + 4 * j + 2 * h;
+            vi words[2];
+            two_vectors(record + page_v_codes(D) + (u * (D / 16) * 8 + h * 4 + j) * 64, col, 8 * 64, j >> 1,
+                        words);
+            if (high) {
+                words[0] = vi_next_byte(vi_next_byte(words[0]));
+                words[1] = vi_next_byte(vi_next_byte(words[1]));
+            }
+#pragma GCC unroll 2
+            for (size_t i = 0; i < 2; i++) {
+                size_t at = page_v_param_index(token + i);
+                vf step = vf_set1(params[at]), min = vf_set1(params[KV_PAGE_TOKENS + at]);
+                vf v0 = vf_fma(vi_low_byte(words[0]), step, min),
+                   v1 = vf_fma(vi_low_byte(words[1]), step, min);
+#pragma GCC unroll 4
+                for (int r = 0; r < n; r++) {
+                    vf p = vf_set1(a->p[r][token + i]);
+                    acc[r][0] = vf_fma(p, v0, acc[r][0]);
+                    acc[r][1] = vf_fma(p, v1, acc[r][1]);
+                }
+                words[0] = vi_next_byte(words[0]);
+                words[1] = vi_next_byte(words[1]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < n; r++)
+#pragma GCC unroll 2
+            for (size_t i = 0; i < 2; i++)
+                vf_store(a->out[r] + (2 * col + i) * VW, acc[r][i]);
+    }
+}
+
+static void fused_score_tile(struct tile *a, const uint8_t *record, size_t D, float scale)
+{
+    switch (a->n) {
+    case 1:
+        fused_scores(a, 1, record, D, scale);
+        break;
+    case 2:
+        fused_scores(a, 2, record, D, scale);
+        break;
+    case 3:
+        fused_scores(a, 3, record, D, scale);
+        break;
+    default:
+        fused_scores(a, 4, record, D, scale);
+    }
+}
+
+static void fused_value_tile(struct tile *a, const uint8_t *record, size_t D)
+{
+    switch (a->n) {
+    case 1:
+        fused_values(a, 1, record, D);
+        break;
+    case 2:
+        fused_values(a, 2, record, D);
+        break;
+    case 3:
+        fused_values(a, 3, record, D);
+        break;
+    default:
+        fused_values(a, 4, record, D);
+    }
 }
 
 /* Tokens [lo, hi) of a 16-bit block; other columns of k become 0, other rows of v stay as they are. */
@@ -242,18 +377,30 @@ static struct attend_share soften(struct tile *a, int r, const struct attend_roo
     return share;
 }
 
+static int is_fused(const struct attend_args *a, const struct attend_block *b)
+{
+    return b->bits == 8 && a->T * a->G <= FUSED_ROWS && a->D % 32 == 0;
+}
+
 static void run_tile(const struct attend_args *a, const struct attend_room *room, struct tile *tile, size_t b,
                      size_t lo, size_t hi)
 {
     if (!tile->n)
         return;
-    score_tile(tile, room->k, a->D, a->scale);
+    const uint8_t *fused = is_fused(a, &a->blocks[b]) ? a->blocks[b].data : NULL;
+    if (fused)
+        fused_score_tile(tile, fused, a->D, a->scale);
+    else
+        score_tile(tile, room->k, a->D, a->scale);
     for (int r = 0; r < tile->n; r++) {
         struct attend_share share = soften(tile, r, room);
         if (room->shares)
             room->shares[b * a->T * a->G + tile->row[r]] = share;
     }
-    value_tile(tile, room->v, a->D, lo, hi);
+    if (fused)
+        fused_value_tile(tile, fused, a->D);
+    else
+        value_tile(tile, room->v, a->D, lo, hi);
     tile->n = 0;
 }
 
@@ -280,7 +427,8 @@ static void attend_block(const struct attend_args *a, const struct attend_room *
     if (!any)
         return;
     size_t lo = (size_t)__builtin_ctzll(any), hi = 64 - (size_t)__builtin_clzll(any);
-    load_block(a, room, &a->blocks[b], lo, hi);
+    if (!is_fused(a, &a->blocks[b]))
+        load_block(a, room, &a->blocks[b], lo, hi);
     struct tile tile;
     tile.n = 0;
     for (size_t row = 0; row < a->T * a->G; row++) {
