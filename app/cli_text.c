@@ -73,19 +73,18 @@ static void usage_line(struct buf *out, const struct cli_command *command, const
 static void help_program(struct buf *out)
 {
     const struct cli_command *all = cli_commands();
-    buf_puts(out, "Lectern reads long documents once and answers questions about them, with sources.\n\n"
+    buf_puts(out, "Lectern reads long documents once and answers questions with sources.\n\n"
                   "Usage: ");
     usage_line(out, &all[CLI_READ], all[CLI_READ].args);
-    buf_puts(out, "       lectern COMMAND ...\n\nWithout a command: ");
-    wrap(out, all[CLI_READ].summary, strlen("Without a command: "), 0);
+    buf_puts(out, "       lectern COMMAND ...\n\nWithout a command:");
+    wrap(out, all[CLI_READ].summary, strlen("Without a command:"), 0);
     wrap(out, all[CLI_READ].text, 0, 0);
     buf_puts(out, "\nCommands (lectern help COMMAND says more):\n");
-    for (size_t i = 1; i < CLI_COMMANDS; i++) {
+    for (size_t i = 1; i < CLI_COMMANDS; i++)
         entry(out, all[i].name, all[i].summary);
-    }
     help_options(out, &all[CLI_READ]);
-    buf_puts(out, "\nA word that is no command is a path; after -- every word is. Exit status: 0 done,\n"
-                  "1 failed, 2 the command line was not understood.\n");
+    buf_puts(out, "\nA word that is no command is a path; after -- every word is.\n"
+                  "Exit status: 0 done, 1 failed, 2 the command line was not understood.\n");
 }
 
 void cli_help(struct buf *out, const struct cli_command *command)
