@@ -66,28 +66,38 @@ static void put_half(uint8_t *params, size_t index, const uint8_t *raw)
     memcpy(params + 2 * index, raw, 2);
 }
 
-/* One raw block of row r into its block's lines and params. */
+static uint32_t word_at(const uint8_t *p)
+{
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+/* One raw block of row r into its block's lines and params; four bytes of a line at a time, in any byte
+ * order. */
 static void pack_block(enum tensor_type type, const uint8_t *raw, size_t r, uint8_t *lines, uint8_t *params)
 {
+    const uint32_t low = 0x0f0f0f0fu;
     put_half(params, r, raw);
+    const uint8_t *codes = raw + 2;
     if (type == TENSOR_Q8_0) {
-        for (size_t k = 0; k < QUANT_BLOCK; k++)
-            lines[k / 4 * LINE_BYTES + 4 * r + k % 4] = (uint8_t)(raw[2 + k] ^ 0x80u);
+        for (size_t i = 0; i < 8; i++) {
+            uint32_t word = word_at(codes + 4 * i) ^ 0x80808080u;
+            memcpy(lines + i * LINE_BYTES + 4 * r, &word, sizeof word);
+        }
         return;
     }
-    const uint8_t *codes = raw + 2;
     if (type == TENSOR_Q4_1) {
         put_half(params, PANEL_ROWS + r, raw + 2);
         codes += 2;
     }
-    uint8_t code[QUANT_BLOCK];
-    for (size_t k = 0; k < QUANT_BLOCK / 2; k++) {
-        code[k] = codes[k] & 15;
-        code[k + QUANT_BLOCK / 2] = codes[k] >> 4;
+    /* raw byte j holds column j below and column j + 16 above */
+    for (size_t i = 0; i < 2; i++) {
+        uint32_t a = word_at(codes + 8 * i), b = word_at(codes + 8 * i + 4);
+        uint32_t first = (a & low) | (b & low) << 4, second = (a >> 4 & low) | (b & ~low);
+        memcpy(lines + i * LINE_BYTES + 4 * r, &first, sizeof first);
+        memcpy(lines + (i + 2) * LINE_BYTES + 4 * r, &second, sizeof second);
     }
-    for (size_t i = 0; i < 4; i++)
-        for (size_t c = 0; c < 4; c++)
-            lines[i * LINE_BYTES + 4 * r + c] = (uint8_t)(code[8 * i + c] | code[8 * i + 4 + c] << 4);
 }
 
 static void pack_quantised(struct weight *w, const uint8_t *raw, size_t row_bytes)
