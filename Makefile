@@ -102,7 +102,7 @@ WORKER_LIB_OBJ := $(call objects,$(WORKER_LIB_SRC))
 SUPPORT_OBJ := $(call objects,$(SUPPORT_SRC))
 TESTS   := $(patsubst tests/unit/%.c,$(O)/tests/%,$(TEST_SRC))
 BENCHES := $(patsubst tests/bench/%.c,$(O)/bench/%,$(BENCH_SRC))
-ALL_OBJ := $(call objects,$(LIB_SRC) app/main.c $(WORKER_SRC) $(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC))
+ALL_OBJ := $(call objects,$(LIB_SRC) app/main.c $(WORKER_SRC) $(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC) tests/unit/spm_trainer.cc)
 
 # ---- targets --------------------------------------------------------------------------------------------
 .PHONY: all lectern worker run test tests test-asan install uninstall deps model bench format check-format \
@@ -266,6 +266,9 @@ $(O)/lectern-ingest: $(WORKER_OBJ) $(CHILD)
 # A test of the ingest child's insides gets its objects too.
 $(filter $(O)/tests/test_ingest_worker_%,$(TESTS)): TEST_LIBS := $(INGEST_LIBS)
 $(filter $(O)/tests/test_ingest_worker_%,$(TESTS)): $(WORKER_LIB_OBJ)
+# The test of the SentencePiece wrapper trains its own model.
+$(O)/tests/test_token_spm: TEST_LIBS := -lsentencepiece_train
+$(O)/tests/test_token_spm: $(O)/tests/unit/spm_trainer.o
 $(TESTS): $(O)/tests/%: $(O)/tests/unit/%.o $(SUPPORT_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
