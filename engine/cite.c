@@ -13,7 +13,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-enum { TERMS_MAX = 192, TERM_BYTES = 48, SENTENCE_MAX = 700, PAGE_TOKENS = 64 };
+enum { TERMS_MAX = 192, TERM_BYTES = 48, SENTENCE_MAX = 700, PAGE_TOKENS = 64, ANSWER_BYTES = 320 };
 
 /* Score below which a sentence is not cited, and the share of the best one that a further one must reach. */
 static const double SCORE_FLOOR = 0.30, SCORE_SHARE = 0.80, QUESTION_WEIGHT = 0.5;
@@ -87,10 +87,10 @@ static int find_term(const struct terms *t, const char *word, size_t bytes)
     return -1;
 }
 
-static void add_terms(struct terms *t, const char *text, double importance)
+static void add_terms(struct terms *t, const char *text, size_t n, double importance)
 {
     char word[TERM_BYTES];
-    size_t at = 0, bytes, n = strlen(text);
+    size_t at = 0, bytes;
     while ((bytes = next_word(text, n, &at, word))) {
         if (find_term(t, word, bytes) >= 0 || t->n == TERMS_MAX)
             continue;
@@ -259,9 +259,10 @@ int cite_find(const struct cite_text *texts, size_t n_texts, const double *mass,
     if (!t)
         return err_memory(e, "citations");
     memset(t->heads, -1, sizeof t->heads);
-    add_terms(t, answer, 1.0);
+    /* An answer says it first and then talks on: its beginning names the source. */
+    add_terms(t, answer, strnlen(answer, ANSWER_BYTES), 1.0);
     size_t answer_terms = t->n;
-    add_terms(t, question, QUESTION_WEIGHT);
+    add_terms(t, question, strlen(question), QUESTION_WEIGHT);
     if (answer_terms) {
         weigh_terms(t, texts, n_texts);
         score_sentences(t, texts, n_texts, mass, pages, found, max, n);
