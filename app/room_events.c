@@ -52,7 +52,7 @@ int room_send_library(struct ui_port *port, struct store *store, struct err *e)
 static struct ui_citation borrow_citation(const struct reader_citation *c, size_t i)
 {
     return (struct ui_citation){.number = (int)i + 1,
-                                .file = c->file,
+                                .file = c->page_index >= 0 ? (char *)(uintptr_t)path_base(c->file) : c->file,
                                 .page_index = c->page_index,
                                 .page_label = *c->page_label ? c->page_label : NULL,
                                 .line_first = c->line_first,
