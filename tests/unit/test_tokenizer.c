@@ -29,6 +29,18 @@ struct vocabulary {
 
 static char *folder;
 
+/* left then right, at most 31 bytes; out may be either of them. */
+static void join(char out[32], const char *left, const char *right)
+{
+    char both[64];
+    size_t a = strnlen(left, 31), b = strnlen(right, 31);
+    memcpy(both, left, a);
+    memcpy(both + a, right, b);
+    assert_true(a + b < 32);
+    both[a + b] = 0;
+    memcpy(out, both, a + b + 1);
+}
+
 static void add(struct vocabulary *v, const char *name, int type)
 {
     assert_true(v->n < MAX_TOKENS);
@@ -38,9 +50,9 @@ static void add(struct vocabulary *v, const char *name, int type)
 
 static void add_merge(struct vocabulary *v, const char *left, const char *right)
 {
-    char both[48];
+    char both[32];
     snprintf(v->merges[v->n_merges++], sizeof v->merges[0], "%s %s", left, right);
-    snprintf(both, sizeof both, "%s%s", left, right);
+    join(both, left, right);
     for (size_t i = 0; i < v->n; i++)
         if (!strcmp(v->names[i], both))
             return;
@@ -372,9 +384,7 @@ static size_t reference(const struct vocabulary *v, const char *word, struct pie
         }
         if (best == n)
             return n;
-        struct piece both = out[best];
-        strncat(both.text, out[best + 1].text, 31 - strlen(both.text));
-        out[best] = both;
+        join(out[best].text, out[best].text, out[best + 1].text);
         n--;
         for (size_t i = best + 1; i < n; i++)
             out[i] = out[i + 1];
@@ -402,7 +412,7 @@ static void merges_by_rank_then_from_the_left(void **state)
             if (strlen(left) + strlen(right) > 12)
                 continue;
             add_merge(v, left, right);
-            snprintf(known[n++], 32, "%s%s", left, right);
+            join(known[n++], left, right);
         }
         struct vocabulary *copy = malloc(sizeof *copy);
         *copy = *v;
@@ -476,7 +486,7 @@ static struct tokenizer *word_tokens(const char *pre, const char *const *words)
                 strcpy(one, "\xc4\x8d");
             if (*left)
                 add_merge(v, left, one);
-            strncat(left, one, 31 - strlen(left));
+            join(left, left, one);
         }
     }
     return must_open(v);
