@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* requests.c - what leaves through the port, and which of it has not been answered yet.
  *
- * Invariant: `steps` lists what was sent and not ended, in the order sent, which is the order in which the
- * app serves it. So an ERROR, which names no request, belongs to the oldest one.
+ * Invariant: `steps` lists what was sent and not finished, in the order sent, which is the order in which the
+ * app serves it: the oldest step is the one that a FINISHED event ends.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -86,12 +86,22 @@ static void define_keys(void)
         const char *sequence;
         int code;
     } extra[] = {
-        {"\033[200~", CODE_PASTE_BEGIN}, {"\033[201~", CODE_PASTE_END},
-        {"\033[1;5D", CODE_WORD_LEFT},   {"\033[1;5C", CODE_WORD_RIGHT},
-        {"\033[1;3D", CODE_WORD_LEFT},   {"\033[1;3C", CODE_WORD_RIGHT},
-        {"\033[5D", CODE_WORD_LEFT},     {"\033[5C", CODE_WORD_RIGHT},
-        {"\033[H", CODE_HOME},           {"\033[F", CODE_END},
-        {"\033[1~", CODE_HOME},          {"\033[4~", CODE_END},
+        {"\033[200~", CODE_PASTE_BEGIN},
+        {"\033[201~", CODE_PASTE_END},
+        {"\033[1;5D", CODE_WORD_LEFT},
+        {"\033[1;5C", CODE_WORD_RIGHT},
+        {"\033[1;3D", CODE_WORD_LEFT},
+        {"\033[1;3C", CODE_WORD_RIGHT},
+        {"\033[5D", CODE_WORD_LEFT},
+        {"\033[5C", CODE_WORD_RIGHT},
+        {"\033[H", CODE_HOME},
+        {"\033[A", KEY_UP},
+        {"\033[B", KEY_DOWN},
+        {"\033[C", KEY_RIGHT},
+        {"\033[D", KEY_LEFT},
+        {"\033[F", CODE_END},
+        {"\033[1~", CODE_HOME},
+        {"\033[4~", CODE_END},
     };
     for (size_t i = 0; i < sizeof extra / sizeof *extra; i++)
         define_key(extra[i].sequence, extra[i].code);
@@ -348,7 +358,7 @@ static int read_one(struct screen *s, struct ui_key *out)
     if (kind != KEY_CODE_YES)
         out->code = c == UIK_ESC ? after_escape() : plain_key(c);
     else if (c == KEY_RESIZE)
-        return read_resize(out);
+        out->code = UIK_RESIZE; /* the echo of resizeterm, which must not be called for it again */
     else if (c == KEY_MOUSE)
         return read_mouse(out);
     else

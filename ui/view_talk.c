@@ -188,10 +188,10 @@ static void draw(struct ui *ui, struct place place)
 
 static void hints(const struct ui *ui, struct buf *out)
 {
-    const struct talk *t = &ui->talk;
-    if (!t->follow)
-        buf_puts(out, "PgDn more  ");
-    buf_puts(out, ui_busy(ui) ? "Esc stop  F1 help" : "Tab library  F1 help");
+    if (!ui->talk.follow)
+        buf_puts(out, "PgDn more  F1 help");
+    else
+        buf_puts(out, ui_busy(ui) ? "Esc stop  F1 help" : "Tab library  F1 help");
 }
 
 const struct view view_talk = {
