@@ -9,7 +9,6 @@
 #include "app/interrupt.h"
 #include "app/output.h"
 #include "app/workbench.h"
-#include "engine/base/file.h"
 
 struct streaming {
     struct output_stream stream;
@@ -33,7 +32,7 @@ static int on_token(void *arg, const char *piece, size_t n)
 static int print_citation(size_t number, const struct reader_citation *c, struct err *e)
 {
     struct buf line = {0};
-    buf_printf(&line, "[%zu] %s", number, path_base(c->file));
+    buf_printf(&line, "[%zu] %s", number, c->name);
     if (c->page_index >= 0)
         buf_printf(&line, ", page %s (sheet %d)", *c->page_label ? c->page_label : "?", c->page_index + 1);
     if (c->line_first && c->line_last > c->line_first)

@@ -61,7 +61,7 @@ static void draw_layer(const struct view *v, size_t layer, int color, struct buf
         else
             buf_putc(out, kinds[h] ? '#' : '.');
     }
-    buf_printf(out, "  %8zu ", count);
+    buf_printf(out, "%*s  %8zu ", v->HK < 4 ? 4 - (int)v->HK : 0, "", count);
     for (size_t h = 0; h < v->HK && alpha; h++) {
         if (v->HK <= ALPHAS_WIDE)
             buf_printf(out, " %.3f", (double)alpha[h]);
@@ -81,9 +81,11 @@ static int put_map(const struct config *c, const struct view *v, struct err *e)
     buf_printf(&out, "\nheads     %zu layers x %zu KV heads\nsparsity  %g: %zu of %zu heads retrieve\n", v->L,
                v->HK, v->choice.sparsity, v->n_retrieval, v->L * v->HK);
     buf_printf(&out, "streaming sink %zu, recent %zu tokens\nsplit     %s\n\n", v->S, v->R, v->hash);
-    int wide = v->HK > 5 ? (int)v->HK : 5;
-    buf_printf(&out, "layer  %-*s  retrieve  %s\n", wide - (v->HK < 5 ? 5 - (int)v->HK : 0), "head",
-               v->heads->alpha ? (v->HK <= ALPHAS_WIDE ? "gates" : "gates in tenths") : "");
+    int wide = v->HK > 4 ? (int)v->HK : 4;
+    buf_printf(&out, "layer  %-*s  retrieve  %s\n", wide, "head",
+               !v->heads->alpha       ? ""
+               : v->HK <= ALPHAS_WIDE ? "gates"
+                                      : "gates in tenths");
     for (size_t l = 0; l < v->L; l++)
         draw_layer(v, l, output_color(c), &out);
     buf_puts(&out,

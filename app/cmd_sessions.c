@@ -168,8 +168,10 @@ static void show_head(const struct store_session *s, struct buf *out)
     human_when(out, s->created, clock_unix());
     buf_puts(out, "\nopened    ");
     human_when(out, s->opened, clock_unix());
-    buf_puts(out, "\nmodel     ");
-    cell(out, s->model_path[0] ? s->model_path : "not chosen yet", 0);
+    if (s->model_path[0]) {
+        buf_puts(out, "\nmodel     ");
+        cell(out, s->model_path, 0);
+    }
     buf_puts(out, "\ncontext   ");
     human_count(out, s->tokens);
     buf_puts(out, " tokens read, ");
@@ -232,12 +234,14 @@ static int show_session(const struct config *c, struct store *store, struct err 
 
 /* ---- changes ---- */
 
-static int say(const struct config *c, const char *done, const char *name, int64_t id, struct err *e)
+/* A session got (or is) another name. */
+static int say(const struct config *c, const char *done, int64_t id, struct err *e)
 {
     if (c->json)
-        return output_json(
-            json_pack("{s:b, s:o?, s:I}", done, 1, "name", text_json(name), "id", (json_int_t)id), e);
-    output_notice(c, "%s ‘%s’", done, name);
+        return output_json(json_pack("{s:I, s:o?, s:o?}", "id", (json_int_t)id, "name", text_json(c->args[1]),
+                                     done, text_json(c->args[0])),
+                           e);
+    output_notice(c, "‘%s’ is %s ‘%s’ now", c->args[0], done[0] == 'r' ? "called" : "forked as", c->args[1]);
     return 0;
 }
 
@@ -248,7 +252,7 @@ static int rename_session(const struct config *c, struct store *store, struct er
     if (!rc)
         rc = store_session_rename(store, s.id, c->args[1], e);
     if (!rc)
-        rc = say(c, "renamed", c->args[1], s.id, e);
+        rc = say(c, "renamed_from", s.id, e);
     store_session_free(&s);
     return rc;
 }
@@ -261,7 +265,7 @@ static int fork_session(const struct config *c, struct store *store, struct err 
     if (!rc)
         rc = store_session_fork(store, s.id, c->args[1], &id, e);
     if (!rc)
-        rc = say(c, "forked", c->args[1], id, e);
+        rc = say(c, "forked_from", id, e);
     store_session_free(&s);
     return rc;
 }

@@ -64,8 +64,9 @@ int reader_read(struct reader *r, const struct progress *progress, struct cancel
                 struct reader_usage *usage, struct err *e);
 
 struct reader_citation {
-    size_t document; /* ordinal */
-    char *file;
+    size_t document;    /* ordinal */
+    char *file;         /* path */
+    char *name;         /* short, for people: the path inside a folder, else the file's base name */
     int32_t page_index; /* -1: no pages */
     char *page_label;
     uint32_t line_first, line_last;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/file.h"
 #include "engine/cite.h"
 #include "engine/model/model.h"
 #include "engine/sample.h"
@@ -110,6 +111,7 @@ static int place_citation(struct reader *r, const struct cite_found *f, struct r
         buf_printf(&file, "/%s", from.file);
     c->document = f->text;
     c->file = buf_take(&file);
+    c->name = strdup(inside ? from.file : path_base(d->path));
     c->page_index = from.page_index;
     c->page_label = strdup(from.page_label);
     c->line_first = from.line;
@@ -118,7 +120,7 @@ static int place_citation(struct reader *r, const struct cite_found *f, struct r
     c->text_end = f->end;
     c->quote = strndup(t->text + f->first, f->end - f->first);
     c->score = f->score;
-    return c->file && c->page_label && c->quote ? 0 : err_memory(e, "a citation");
+    return c->file && c->name && c->page_label && c->quote ? 0 : err_memory(e, "a citation");
 }
 
 static int cite(struct reader *r, const char *question, struct reader_answer *out, struct err *e)
@@ -221,6 +223,7 @@ void reader_citations_free(struct reader_citation *citations, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         free(citations[i].file);
+        free(citations[i].name);
         free(citations[i].page_label);
         free(citations[i].quote);
     }

@@ -24,11 +24,12 @@ static json_t *citation_json(const struct reader_citation *c)
                                                (json_int_t)(c->byte_first + c->byte_length))
                                    : json_null();
     json_t *page = c->page_index >= 0 ? json_integer(c->page_index) : json_null();
-    return json_pack("{s:I, s:o, s:o, s:o, s:[I,I], s:o, s:[I,I], s:o, s:f}", "document",
-                     (json_int_t)c->document, "file", text_json(c->file), "page_index", page, "page_label",
-                     text_json(c->page_label), "lines", (json_int_t)c->line_first, (json_int_t)c->line_last,
-                     "bytes", bytes, "text_bytes", (json_int_t)c->text_first, (json_int_t)c->text_end,
-                     "quote", text_json(c->quote), "score", c->score);
+    return json_pack("{s:I, s:o, s:o, s:o, s:o, s:[I,I], s:o, s:[I,I], s:o, s:f}", "document",
+                     (json_int_t)c->document, "file", text_json(c->file), "name", text_json(c->name),
+                     "page_index", page, "page_label", text_json(c->page_label), "lines",
+                     (json_int_t)c->line_first, (json_int_t)c->line_last, "bytes", bytes, "text_bytes",
+                     (json_int_t)c->text_first, (json_int_t)c->text_end, "quote", text_json(c->quote),
+                     "score", c->score);
 }
 
 json_t *reader_answer_json(const struct reader_answer *a)
@@ -85,10 +86,11 @@ void reader_citations_parse(const char *json, struct reader_citation **out, size
         to->text_end = range_at(c, "text_bytes", 1);
         to->score = json_number_value(json_object_get(c, "score"));
         to->file = copy_string(c, "file");
+        to->name = copy_string(c, "name");
         to->page_label = copy_string(c, "page_label");
         to->quote = copy_string(c, "quote");
         *n = i + 1;
-        if (!to->file || !to->page_label || !to->quote) {
+        if (!to->file || !to->name || !to->page_label || !to->quote) {
             reader_citations_free(*out, *n);
             *out = NULL;
             *n = 0;

@@ -52,7 +52,7 @@ int room_send_library(struct ui_port *port, struct store *store, struct err *e)
 static struct ui_citation borrow_citation(const struct reader_citation *c, size_t i)
 {
     return (struct ui_citation){.number = (int)i + 1,
-                                .file = c->page_index >= 0 ? (char *)(uintptr_t)path_base(c->file) : c->file,
+                                .file = c->name,
                                 .page_index = c->page_index,
                                 .page_label = *c->page_label ? c->page_label : NULL,
                                 .line_first = c->line_first,
@@ -163,7 +163,7 @@ int room_send_source(struct ui_port *port, struct store *store, struct reader *r
                        &event.mark_last, e);
     if (!rc) {
         struct buf title = {0};
-        buf_puts(&title, path_base(c->file));
+        buf_puts(&title, c->name);
         if (c->page_index >= 0)
             buf_printf(&title, ", page %s (sheet %d)", *c->page_label ? c->page_label : "?",
                        c->page_index + 1);
