@@ -235,13 +235,13 @@ static int show_session(const struct config *c, struct store *store, struct err 
 /* ---- changes ---- */
 
 /* A session got (or is) another name. */
-static int say(const struct config *c, const char *done, int64_t id, struct err *e)
+static int say(const struct config *c, const char *key, const char *verb, int64_t id, struct err *e)
 {
     if (c->json)
         return output_json(json_pack("{s:I, s:o?, s:o?}", "id", (json_int_t)id, "name", text_json(c->args[1]),
-                                     done, text_json(c->args[0])),
+                                     key, text_json(c->args[0])),
                            e);
-    output_notice(c, "‘%s’ is %s ‘%s’ now", c->args[0], done[0] == 'r' ? "called" : "forked as", c->args[1]);
+    output_notice(c, "‘%s’ %s ‘%s’", c->args[0], verb, c->args[1]);
     return 0;
 }
 
@@ -252,7 +252,7 @@ static int rename_session(const struct config *c, struct store *store, struct er
     if (!rc)
         rc = store_session_rename(store, s.id, c->args[1], e);
     if (!rc)
-        rc = say(c, "renamed_from", s.id, e);
+        rc = say(c, "renamed_from", "is now called", s.id, e);
     store_session_free(&s);
     return rc;
 }
@@ -265,7 +265,7 @@ static int fork_session(const struct config *c, struct store *store, struct err 
     if (!rc)
         rc = store_session_fork(store, s.id, c->args[1], &id, e);
     if (!rc)
-        rc = say(c, "forked_from", id, e);
+        rc = say(c, "forked_from", "goes on separately as", id, e);
     store_session_free(&s);
     return rc;
 }
