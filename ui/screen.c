@@ -19,16 +19,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+#include <utf8proc.h>
 
 #include "engine/base/buf.h"
 #include "engine/base/clock.h"
-#include "ui/filter.h"
 
 enum {
     ESC_DELAY_MS = 25,
     PASTE_PATIENCE_MS = 2000,  /* a paste whose end never comes is taken as it is after this long */
     CODE_PASTE_BEGIN = 0x7000, /* beyond the codes that curses gives to keys of its own from KEY_MAX on */
-    CODE_PASTE_END,
     CODE_WORD_LEFT,
     CODE_WORD_RIGHT,
     CODE_HOME,
@@ -42,6 +41,8 @@ struct screen {
     int pasting;
     double last_paste_byte;
     struct buf paste;
+    utf8proc_uint8_t partial[4]; /* of a character that is arriving */
+    size_t n_partial;
     int signal_pipe[2];
     struct sigaction old_winch, old_term, old_hup;
 };
@@ -87,7 +88,6 @@ static void define_keys(void)
         int code;
     } extra[] = {
         {"\033[200~", CODE_PASTE_BEGIN},
-        {"\033[201~", CODE_PASTE_END},
         {"\033[1;5D", CODE_WORD_LEFT},
         {"\033[1;5C", CODE_WORD_RIGHT},
         {"\033[1;3D", CODE_WORD_LEFT},
@@ -229,6 +229,7 @@ int screen_patience(const struct screen *s)
 static int paste_done(struct screen *s, struct ui_key *out)
 {
     s->pasting = 0;
+    keypad(stdscr, TRUE);
     if (s->paste.failed) { /* too large for memory: nothing is better than a part */
         buf_free(&s->paste);
         return 0;
@@ -238,14 +239,29 @@ static int paste_done(struct screen *s, struct ui_key *out)
     return 1;
 }
 
-static void paste_char(struct screen *s, wint_t c)
+static void paste_begin(struct screen *s)
 {
-    char bytes[8];
-    mbstate_t state = {0};
-    size_t n = wcrtomb(bytes, (wchar_t)c, &state);
-    if (n != (size_t)-1)
-        buf_add(&s->paste, bytes, n);
+    keypad(stdscr, FALSE); /* until its end every byte is text, whatever keys it looks like */
+    s->pasting = 1;
+    buf_clear(&s->paste);
+    s->paste.failed = 0;
     s->last_paste_byte = clock_seconds();
+}
+
+static int paste_byte(struct screen *s, int byte, struct ui_key *out)
+{
+    static const char end[] = "\033[201~";
+    size_t n = sizeof end - 1;
+    buf_putc(&s->paste, byte);
+    s->last_paste_byte = clock_seconds();
+    if (s->paste.failed ? byte != '~'
+                        : s->paste.len < n || memcmp(s->paste.data + s->paste.len - n, end, n) != 0)
+        return 0;
+    if (!s->paste.failed) {
+        s->paste.len -= n;
+        s->paste.data[s->paste.len] = 0;
+    }
+    return paste_done(s, out);
 }
 
 static int read_resize(struct ui_key *out)
@@ -276,7 +292,7 @@ static int read_mouse(struct ui_key *out)
     return 1;
 }
 
-static uint32_t function_key(wint_t c)
+static uint32_t function_key(int c)
 {
     static const struct {
         int curses;
@@ -301,12 +317,12 @@ static uint32_t function_key(wint_t c)
         {KEY_ENTER, UIK_ENTER},
     };
     for (size_t i = 0; i < sizeof map / sizeof *map; i++)
-        if ((wint_t)map[i].curses == c)
+        if (map[i].curses == c)
             return map[i].ours;
     return 0;
 }
 
-static uint32_t plain_key(wint_t c)
+static uint32_t plain_key(int c)
 {
     if (c == 127 || c == 8)
         return UIK_BACKSPACE;
@@ -316,57 +332,70 @@ static uint32_t plain_key(wint_t c)
 /* After ESC: nothing more is the Esc key; a character is Alt with it; an unknown sequence is swallowed. */
 static uint32_t after_escape(void)
 {
-    wint_t c;
-    int kind = get_wch(&c);
-    if (kind == ERR)
+    int c = getch();
+    if (c == ERR)
         return UIK_ESC;
-    if (kind == KEY_CODE_YES) {
-        uint32_t key = function_key(c);
-        return key ? UIK_ALT(key) : 0;
+    if (c == UIK_ESC || c >= 0x80) { /* two keys in a row */
+        if (c < KEY_MIN || !function_key(c)) {
+            ungetch(c);
+            return UIK_ESC;
+        }
+        return UIK_ALT(function_key(c));
     }
-    if (c == UIK_ESC)
-        return UIK_ESC;
     if (c != '[' && c != 'O')
         return UIK_ALT(plain_key(c));
-    for (int i = 0; i < 32 && get_wch(&c) == OK; i++)
+    for (int i = 0; i < 32 && (c = getch()) != ERR; i++)
         if (c >= 0x40 && c <= 0x7E)
             return 0;
     return 0;
 }
 
+/* A byte of a character; 0 until the character is whole. Bytes that form none become U+FFFD. curses' own
+ * reader is not used because it forgets the first bytes of a character that arrives in two pieces. */
+static uint32_t text_byte(struct screen *s, int c)
+{
+    utf8proc_int32_t cp;
+    if (s->n_partial == 0 && c < 0x80)
+        return plain_key(c);
+    if (s->n_partial && (c & 0xC0) != 0x80) { /* the one before was cut short */
+        s->n_partial = 0;
+        ungetch(c);
+        return 0xFFFD;
+    }
+    s->partial[s->n_partial++] = (utf8proc_uint8_t)c;
+    int lead = s->partial[0];
+    size_t need = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC2 ? 2 : 1;
+    if (s->n_partial < need)
+        return 0;
+    size_t n = s->n_partial;
+    s->n_partial = 0;
+    return utf8proc_iterate(s->partial, (utf8proc_ssize_t)n, &cp) > 0 ? (uint32_t)cp : 0xFFFD;
+}
+
 /* One curses key; 1 when *out was filled, 0 when it meant nothing, -1 when there is none. */
 static int read_one(struct screen *s, struct ui_key *out)
 {
-    wint_t c;
-    int kind = get_wch(&c);
-    if (kind == ERR)
+    int c = getch();
+    if (c == ERR)
         return -1;
-    if (kind == KEY_CODE_YES && c == CODE_PASTE_BEGIN) {
-        s->pasting = 1;
-        buf_clear(&s->paste);
-        s->paste.failed = 0;
-        s->last_paste_byte = clock_seconds();
-        return 0;
-    }
-    if (s->pasting) {
-        if (kind == KEY_CODE_YES && c == CODE_PASTE_END)
-            return paste_done(s, out);
-        if (kind != KEY_CODE_YES)
-            paste_char(s, c);
-        return 0;
-    }
-    if (kind != KEY_CODE_YES)
-        out->code = c == UIK_ESC ? after_escape() : plain_key(c);
-    else if (c == KEY_RESIZE)
+    if (c == KEY_RESIZE)
         out->code = UIK_RESIZE; /* the echo of resizeterm, which must not be called for it again */
+    else if (s->pasting && c < KEY_MIN)
+        return paste_byte(s, c, out);
+    else if (c == CODE_PASTE_BEGIN)
+        paste_begin(s);
     else if (c == KEY_MOUSE)
         return read_mouse(out);
-    else
+    else if (c >= KEY_MIN)
         out->code = function_key(c);
+    else if (c == UIK_ESC)
+        out->code = after_escape();
+    else
+        out->code = text_byte(s, c);
     return out->code != 0;
 }
 
-/* get_wch cannot tell "nothing yet" from "the terminal is gone". */
+/* getch cannot tell "nothing yet" from "the terminal is gone". */
 static int is_gone(void)
 {
     struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};

@@ -382,6 +382,7 @@ static void test_source(void **state)
     seen(&p, "Source 1 line 59.");
     press(&p, "?");
     seen(&p, "show the keys");
+    gone(&p, "Source 1 line 59.");
     press(&p, ESC);
     seen(&p, "Source 1 line 59.");
     press(&p, ESC);
@@ -517,6 +518,21 @@ static void test_paste(void **state)
     snprintf(expected, sizeof expected, "Received %zu bytes", b.len - LINES - 12);
     seen(&p, expected);
     buf_free(&b);
+    /* keys inside a paste are text, and a character may arrive in pieces */
+    press(&p, ESC "[200~x" ESC "OA" ESC "[201" ESC "[3~y" ESC "[201~");
+    seen_from(&p, 22, "> x^[OA^[[201^[[3~y");
+    press(&p, KEY('u'));
+    press(&p, "\xE4");
+    look(&p, 100);
+    press(&p, "\xBD");
+    look(&p, 100);
+    press(&p, "\xA0!\xFF"
+              "e\xCC");
+    look(&p, 100);
+    press(&p, "\x81.");
+    seen_from(&p, 22,
+              "> \xE4\xBD\xA0!\xEF\xBF\xBD"
+              "e\xCC\x81.");
     press(&p, KEY('q'));
     leave(&p);
 }
