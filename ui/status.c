@@ -91,9 +91,12 @@ void status_draw(struct ui *ui, int row)
     frame_fill(f, row, FRAME_BAR);
     if (!ui_memory(ui, left.failed || hints.failed)) {
         int column = frame_puts(f, row, 1, FRAME_BAR, left.data ? left.data : "");
-        int width = hints.data ? (int)filter_width(hints.data, hints.len) : 0;
+        const char *shown = hints.data ? hints.data : "";
+        if (column + 2 + (int)filter_width(shown, hints.len) >= f->columns)
+            shown = "F1 help"; /* from there everything can be found */
+        int width = (int)filter_width(shown, strlen(shown));
         if (column + 2 + width < f->columns)
-            frame_puts(f, row, f->columns - width - 1, FRAME_BAR, hints.data ? hints.data : "");
+            frame_puts(f, row, f->columns - width - 1, FRAME_BAR, shown);
     }
     buf_free(&left);
     buf_free(&hints);

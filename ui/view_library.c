@@ -103,6 +103,17 @@ static void put_right(struct ui *ui, int row, int right, enum frame_style style,
         frame_put(&ui->frame, row, right - width, right, style, text->data, text->len);
 }
 
+/* What does not fit ends in an ellipsis. */
+static int put_fitting(struct ui *ui, int row, int column, int limit, enum frame_style style,
+                       const char *text)
+{
+    size_t n = strlen(text);
+    if (filter_width(text, n) <= (size_t)(limit - column))
+        return frame_put(&ui->frame, row, column, limit, style, text, n);
+    column = frame_put(&ui->frame, row, column, limit - 1, style, text, n);
+    return frame_puts(&ui->frame, row, column, style, "\xE2\x80\xA6");
+}
+
 /* Columns from the right edge: last opened 17, KV 10, tokens 12, pages 8, documents 6; the rest is the name.
  */
 static void draw_row(struct ui *ui, int row, int columns, const struct ui_library_row *r, int chosen)
@@ -129,11 +140,9 @@ static void draw_row(struct ui *ui, int row, int columns, const struct ui_librar
         put_right(ui, row, right - 43, style, &b);
     }
     int limit = right - (wide ? 48 : 23);
-    int column = frame_put(&ui->frame, row, 1, limit, chosen ? style : FRAME_STRONG, r->name ? r->name : "",
-                           r->name ? strlen(r->name) : 0);
-    if (r->title && *r->title && (!r->name || strcmp(r->title, r->name) != 0))
-        frame_put(&ui->frame, row, column + 2, limit, chosen ? style : FRAME_FAINT, r->title,
-                  strlen(r->title));
+    int column = put_fitting(ui, row, 1, limit, chosen ? style : FRAME_STRONG, r->name ? r->name : "");
+    if (r->title && *r->title && column + 4 < limit && (!r->name || strcmp(r->title, r->name) != 0))
+        put_fitting(ui, row, column + 2, limit, chosen ? style : FRAME_FAINT, r->title);
     buf_free(&b);
 }
 
