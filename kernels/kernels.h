@@ -55,7 +55,7 @@ size_t weight_bytes(const struct weight *w); /* memory held */
 
 /* y[T][N] = x[T][K] . W^T (+ bias) or += with `accumulate`. Several weights that read the same x (q, k, v;
  * gate and up) go in one call: x is quantised once and the pool is woken once. y must not overlap x.
- * Quantised W: per block of 32, d = fp16(amax / 127), codes rint(x * 127 / amax); integer dot products; one
+ * Quantised W: per block of 32, d = amax / 16256, codes rint(x * 16256 / amax); integer dot products; one
  * f32 accumulator per output over ascending blocks. Float W: one f32 fma chain over ascending k. bias, then
  * the old y, are added last. A row of x with a NaN or an infinity yields NaN. */
 struct linear_out {

@@ -2,15 +2,14 @@
 /* linear.c - the driver of linear that all backends share: scratch, quantisation, tasks; and lora on top.
  *
  * Tasks never share an output element and an element's sum lives in one task from first to last, so threads
- * and cuts cannot change a bit. Scratch:  codes [T][K] | act_block [T][K/32] | [threads][32 * K] expansion.
+ * and cuts cannot change a bit. Scratch:  codes [T][2][K] | act_block [T][K/32] | [threads][32 * K]
+ * expansion.
  */
 #include "kernels/linear.h"
 
 #include <assert.h>
 #include <float.h>
 #include <math.h>
-
-#include "kernels/half.h"
 
 enum {
     TOKENS_PER_TASK = 126,  /* a multiple of the widest tile (6): the codes of a range stay in the L2 cache */
@@ -27,7 +26,7 @@ static size_t round64(size_t n)
 size_t linear_scratch_bytes(size_t T, size_t K, int threads)
 {
     size_t padded = (K + 31) / 32 * 32;
-    return round64(T * padded) + round64(T * (padded / 32) * sizeof(struct act_block)) +
+    return round64(2 * T * padded) + round64(T * (padded / 32) * sizeof(struct act_block)) +
            (size_t)(threads > 0 ? threads : 1) * 32 * padded;
 }
 
@@ -40,11 +39,9 @@ struct act_scale act_scale_of(float amax)
 {
     if (!(amax <= FLT_MAX))
         return (struct act_scale){.d = NAN, .inverse = 0};
-    float d = amax / 127.0f;
-    float rounded = half_to_float(half_from_float(d));
-    if (rounded <= FLT_MAX)
-        d = rounded;
-    return (struct act_scale){.d = d, .inverse = d > 0 ? 127.0f / amax : 0};
+    if (amax < 1e-30f) /* its factor would not be finite */
+        return (struct act_scale){.d = 0, .inverse = 0};
+    return (struct act_scale){.d = amax / ACT_MAX, .inverse = ACT_MAX / amax};
 }
 
 struct job {
@@ -64,7 +61,7 @@ static void quantise_task(void *arg, int index, int thread)
     const struct job *j = arg;
     size_t K = j->acts.K, t0 = (size_t)index * ROWS_PER_QUANTISE;
     for (size_t t = t0; t < j->a->T && t < t0 + ROWS_PER_QUANTISE; t++)
-        j->isa->quantise(j->a->x + t * j->a->ldx, K, j->acts.codes + t * K, j->acts.block + t * (K / 32));
+        j->isa->quantise(j->a->x + t * j->a->ldx, K, j->acts.codes + t * 2 * K, j->acts.block + t * (K / 32));
 }
 
 static size_t pairs_of(const struct weight *w)
@@ -116,7 +113,7 @@ static void carve(struct job *j, size_t K)
     uint8_t *scratch = a->scratch;
     j->acts.K = padded; /* K itself whenever anything is quantised */
     j->acts.codes = (int8_t *)scratch;
-    scratch += round64(a->T * padded);
+    scratch += round64(2 * a->T * padded);
     j->acts.block = (struct act_block *)(void *)scratch;
     scratch += round64(a->T * (padded / 32) * sizeof(struct act_block));
     j->expanded = scratch;

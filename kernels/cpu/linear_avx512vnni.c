@@ -23,6 +23,17 @@ struct lines {
     int has_min;
 };
 
+INLINE __m512i low_part(__m512i q)
+{
+    const __m512i half = _mm512_set1_epi32(64);
+    return _mm512_sub_epi32(_mm512_and_si512(_mm512_add_epi32(q, half), _mm512_set1_epi32(127)), half);
+}
+
+INLINE __m512i high_part(__m512i q, __m512i low)
+{
+    return _mm512_srai_epi32(_mm512_sub_epi32(q, low), 7);
+}
+
 static void quantise(const float *x, size_t K, int8_t *codes, struct act_block *block)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
@@ -36,8 +47,11 @@ static void quantise(const float *x, size_t K, int8_t *codes, struct act_block *
             c0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, _mm512_set1_ps(scale.inverse)));
             c1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, _mm512_set1_ps(scale.inverse)));
         }
-        _mm_storeu_si128((void *)codes, _mm512_cvtepi32_epi8(c0));
-        _mm_storeu_si128((void *)(codes + 16), _mm512_cvtepi32_epi8(c1));
+        __m512i low0 = low_part(c0), low1 = low_part(c1);
+        _mm_storeu_si128((void *)codes, _mm512_cvtepi32_epi8(high_part(c0, low0)));
+        _mm_storeu_si128((void *)(codes + 16), _mm512_cvtepi32_epi8(high_part(c1, low1)));
+        _mm_storeu_si128((void *)(codes + K), _mm512_cvtepi32_epi8(low0));
+        _mm_storeu_si128((void *)(codes + K + 16), _mm512_cvtepi32_epi8(low1));
         int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(c0, c1));
         block[b] = (struct act_block){.d = scale.d, .s = scale.d * (float)sum, .sum = sum};
     }
@@ -56,13 +70,13 @@ INLINE void dot_lines(const int n, __m512i acc[TILE_TOKENS][PANELS], const __m51
 {
 #pragma GCC unroll 6
     for (int r = 0; r < n; r++) {
-        __m512i x = four_codes(codes + (size_t)r * K);
+        __m512i x = four_codes(codes + (size_t)r * 2 * K);
         acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], w[0], x);
         acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], w[1], x);
     }
 }
 
-/* acc += the 32 columns of block b, integers only. */
+/* acc += the 32 columns of block b times one plane of codes, integers only. */
 INLINE void dot_block(const int n, const int packed, const struct lines *l, size_t b, const int8_t *codes,
                       size_t K, __m512i acc[TILE_TOKENS][PANELS])
 {
@@ -88,7 +102,7 @@ INLINE void tile_rows(const struct linear_tile *a, const int n, const int packed
                       size_t t)
 {
     size_t K = a->acts->K, blocks = K / QUANT_BLOCK;
-    const int8_t *codes = a->acts->codes + t * K;
+    const int8_t *codes = a->acts->codes + t * 2 * K;
     const struct act_block *act = a->acts->block + t * blocks;
     vf sum[TILE_TOKENS][PANELS];
 #pragma GCC unroll 6
@@ -98,8 +112,15 @@ INLINE void tile_rows(const struct linear_tile *a, const int n, const int packed
         __m512i acc[TILE_TOKENS][PANELS];
 #pragma GCC unroll 6
         for (int r = 0; r < n; r++)
-            acc[r][0] = acc[r][1] = _mm512_set1_epi32(-l->offset * act[(size_t)r * blocks + b].sum);
+            acc[r][0] = acc[r][1] = _mm512_setzero_si512();
         dot_block(n, packed, l, b, codes + b * QUANT_BLOCK, K, acc);
+#pragma GCC unroll 6
+        for (int r = 0; r < n; r++) { /* 128 * high - offset * sum, then the low plane on top */
+            __m512i shift = _mm512_set1_epi32(-l->offset * act[(size_t)r * blocks + b].sum);
+            acc[r][0] = _mm512_add_epi32(_mm512_slli_epi32(acc[r][0], 7), shift);
+            acc[r][1] = _mm512_add_epi32(_mm512_slli_epi32(acc[r][1], 7), shift);
+        }
+        dot_block(n, packed, l, b, codes + K + b * QUANT_BLOCK, K, acc);
 #pragma GCC unroll 2
         for (int p = 0; p < PANELS; p++) {
             const uint16_t *params = l->params[p] + b * l->params_step;

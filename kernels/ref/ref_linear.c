@@ -18,9 +18,10 @@ static void quantise(const float *x, size_t K, int8_t *codes, struct act_block *
         int32_t sum = 0;
         for (size_t k = 0; k < QUANT_BLOCK; k++) {
             float v = scale.inverse > 0 ? x[b * QUANT_BLOCK + k] * scale.inverse : 0;
-            int8_t code = (int8_t)rintf(v);
-            codes[b * QUANT_BLOCK + k] = code;
-            sum += code;
+            int32_t q = (int32_t)rintf(v), low = ((q + 64) & 127) - 64;
+            codes[b * QUANT_BLOCK + k] = (int8_t)((q - low) / 128);
+            codes[K + b * QUANT_BLOCK + k] = (int8_t)low;
+            sum += q;
         }
         block[b] = (struct act_block){.d = scale.d, .s = scale.d * (float)sum, .sum = sum};
     }
@@ -43,8 +44,10 @@ static float quantised_dot(const struct weight *w, size_t panel, size_t r, const
     float acc = 0;
     for (size_t b = 0; b < w->cols / QUANT_BLOCK; b++) {
         int32_t dot = -type_code_offset(w->type) * block[b].sum;
-        for (size_t k = 0; k < QUANT_BLOCK; k++)
-            dot += (int32_t)code_at(w, lines, r, k) * codes[b * QUANT_BLOCK + k];
+        for (size_t k = 0; k < QUANT_BLOCK; k++) {
+            size_t at = b * QUANT_BLOCK + k;
+            dot += (int32_t)code_at(w, lines, r, k) * (128 * codes[at] + codes[w->cols + at]);
+        }
         acc = fmaf((float)dot, half_to_float(params[r]) * block[b].d, acc);
         if (w->type == TENSOR_Q4_1)
             acc = fmaf(half_to_float(params[PANEL_ROWS + r]), block[b].s, acc);
@@ -87,7 +90,7 @@ static void tile(const struct linear_tile *a)
         for (size_t t = a->t0; t < a->t1; t++) {
             float v;
             if (type_is_quantised(w->type))
-                v = quantised_dot(w, n / PANEL_ROWS, n % PANEL_ROWS, a->acts->codes + t * a->acts->K,
+                v = quantised_dot(w, n / PANEL_ROWS, n % PANEL_ROWS, a->acts->codes + t * 2 * a->acts->K,
                                   a->acts->block + t * (a->acts->K / QUANT_BLOCK));
             else
                 v = float_dot(w, n / PANEL_ROWS, n % PANEL_ROWS, a->x + t * a->ldx);

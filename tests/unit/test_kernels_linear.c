@@ -92,11 +92,11 @@ static void naive_matches(const struct kernels *k)
                     float top = 0;
                     for (size_t c = b; c < b + 32; c++)
                         top = fabsf(x[t * K + c]) > top ? fabsf(x[t * K + c]) : top;
-                    float d = half_to_float(half_from_float(top / 127));
+                    float d = top / 16256;
                     for (size_t c = b; c < b + 32; c++) {
                         double v = (double)x[t * K + c];
                         if (quantised(types[i]))
-                            v = d > 0 ? (double)d * rint((double)(x[t * K + c] * (127 / top))) : 0;
+                            v = d > 0 ? (double)d * rint((double)(x[t * K + c] * (16256 / top))) : 0;
                         sum += v * (double)w[n * K + c];
                     }
                 }
