@@ -387,13 +387,28 @@ static void zsh_option(struct buf *out, const struct cli_option *o)
     buf_puts(out, "' \\\n");
 }
 
+/* What may follow a command word, beside options. */
+static void zsh_words(struct buf *out, const struct cli_command *command)
+{
+    buf_printf(out, "_lectern_%s() { compadd -- ", command->id == CLI_READ ? "start" : command->name);
+    if (command->n_subs)
+        sub_words(out, command);
+    else
+        command_words(out);
+    buf_puts(out, command->id == CLI_HELP ? "; }\n" : "; _files; }\n");
+}
+
 static void zsh(struct buf *out)
 {
     const struct cli_command *all = cli_commands();
     size_t n;
     const struct cli_option *o = cli_options(&n);
     buf_puts(out, "#compdef lectern\n# SPDX-License-Identifier: Apache-2.0\n"
-                  "# Made by lectern --completion zsh.\n_lectern() {\n  local command= i\n"
+                  "# Made by lectern --completion zsh.\n");
+    for (size_t i = 0; i < CLI_COMMANDS; i++)
+        if (i == CLI_READ || i == CLI_HELP || all[i].n_subs)
+            zsh_words(out, &all[i]);
+    buf_puts(out, "_lectern() {\n  local command= i\n"
                   "  for ((i = 2; i < CURRENT; i++)); do\n    case ${words[i]} in\n    ");
     for (size_t i = 1; i < CLI_COMMANDS; i++)
         buf_printf(out, "%s%s", i > 1 ? "|" : "", all[i].name);
@@ -403,18 +418,21 @@ static void zsh(struct buf *out)
         for (size_t k = 0; k < n; k++)
             if (cli_takes(&all[i], &o[k]))
                 zsh_option(out, &o[k]);
-        if (i == CLI_READ || i == CLI_HELP || all[i].n_subs) {
-            buf_printf(out, "      '*: :%s(", i == CLI_READ ? "{_alternative \"words:command:" : "");
-            if (i == CLI_READ || i == CLI_HELP)
-                command_words(out);
-            else
-                sub_words(out, &all[i]);
-            buf_puts(out, i == CLI_READ ? ")\" \"files:file:_files\"}' ;;\n" : ")' ;;\n");
-        } else {
+        if (i == CLI_READ || i == CLI_HELP || all[i].n_subs)
+            buf_printf(out, "      '*: :_lectern_%s' ;;\n", i ? all[i].name : "start");
+        else
             buf_puts(out, "      '*:file:_files' ;;\n");
-        }
     }
     buf_puts(out, "  esac\n}\n_lectern \"$@\"\n");
+}
+
+/* fish takes \' inside single quotes. */
+static void fish_text(struct buf *out, const char *text)
+{
+    buf_puts(out, " -d '");
+    for (; *text; text++)
+        buf_printf(out, "%s%c", *text == '\'' || *text == '\\' ? "\\" : "", *text);
+    buf_puts(out, "'\n");
 }
 
 static void fish_option(struct buf *out, const char *condition, const struct cli_option *o)
@@ -429,11 +447,7 @@ static void fish_option(struct buf *out, const char *condition, const struct cli
     } else if (o->kind != CLI_FLAG) {
         buf_puts(out, o->complete == CLI_COMPLETE_NOTHING ? " -x" : " -r -F");
     }
-    buf_puts(out, " -d '");
-    /* fish takes \' inside single quotes. */
-    for (const char *p = o->help; *p; p++)
-        buf_printf(out, "%s%c", *p == '\'' || *p == '\\' ? "\\" : "", *p);
-    buf_puts(out, "'\n");
+    fish_text(out, o->help);
 }
 
 static void fish(struct buf *out)
@@ -449,9 +463,10 @@ static void fish(struct buf *out)
         else
             buf_puts(&condition, "__fish_use_subcommand");
         const char *when = condition.data ? condition.data : "";
-        if (i)
-            buf_printf(out, "complete -c lectern -n __fish_use_subcommand -a %s -d '%s'\n", all[i].name,
-                       all[i].summary);
+        if (i) {
+            buf_printf(out, "complete -c lectern -n __fish_use_subcommand -a %s", all[i].name);
+            fish_text(out, all[i].summary);
+        }
         for (size_t k = 0; k < all[i].n_subs; k++)
             buf_printf(out, "complete -c lectern -n '%s' -a %s\n", when, all[i].subs[k].name);
         for (size_t k = 0; k < n; k++)
