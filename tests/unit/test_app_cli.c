@@ -205,7 +205,7 @@ static void options_that_mean_nothing_there(void **state)
 {
     (void)state;
     refused("doctor|--temp|1", "--temp means nothing to ‘lectern doctor’; see lectern help doctor");
-    refused("add|--json|f", "--json means nothing to ‘lectern add’");
+    refused("add|--yes|f", "--yes means nothing to ‘lectern add’; see lectern help add");
 }
 
 static void asking_for_text_checks_nothing_else(void **state)
