@@ -144,6 +144,10 @@ with_model() {
     run 0 tokenize "$mixed" && cp out ids && run 0 detokenize ids && check "there and back" cmp -s out "$mixed"
     printf 'caf\351' >latin
     run 0 tokenize latin && check "bytes that are no UTF-8 are told" grep -q 'not all UTF-8' err
+    printf 'red \033[31m \302\233 \342\200\256 end' >escapes
+    run 0 tokenize escapes && cp out ids_escapes && run 0 detokenize ids_escapes && check "a pipe gets every byte" cmp -s out escapes
+    python3 -c 'import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))' "$lectern" detokenize ids_escapes >out 2>err </dev/null
+    check "a terminal gets no control character" python3 -c 'b = open("out", "rb").read(); bad = (b"\x1b", b"\xc2\x9b", b"\xe2\x80\xae"); exit(0 if b"end" in b and not any(c in b for c in bad) else 1)'
     printf '1\n2\nx\n' >wrong
     refuse 1 'wrong, line 3: not a token id' detokenize wrong
     printf '49152\n' >wrong
@@ -158,6 +162,14 @@ with_model() {
     refuse 1 '8193 tokens are 1 more than the 8192 that the model was trained for; read less, choose a model or an adapter with a longer context, or allow it with --long' \
         logits --tokens many --out c.f32 "${plain[@]}"
     check "nothing half-written is left" test -z "$(ls c.f32* 2>/dev/null)"
+    for i in $(seq 8000); do echo 905; done >many
+    "$lectern" logits --tokens many --out c.f32 "${plain[@]}" >out 2>err </dev/null &
+    pid=$!
+    sleep 1
+    kill -INT $pid
+    wait $pid
+    check "Ctrl-C stops it with 1" test $? -eq 1 -a "$(wc -l <err)" -eq 1
+    check "and leaves no file" test -z "$(ls c.f32* 2>/dev/null)"
     run 0 eval perplexity --ctx 64 --json --quiet "$mixed" "${plain[@]}" && check "perplexity" json '1 < v["perplexity"] < 200 and v["scored"] == v["windows"] * 31 and v["standard_error"] > 0'
 
     printf 'The ferry leaves at noon.\n' >note.txt
