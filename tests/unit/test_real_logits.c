@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_real_logits.c - the default model's next-token distributions against llama.cpp's, frozen in
- * tests/golden/logits (raw KV, every head retrieves).
+ * tests/golden/logits (raw KV, every head retrieves): the same first token at 99 % of the places and a mean
+ * KL of at most 1e-3 at every prompt, of the shipped file itself.
  *
- * Two measures, because llama.cpp rounds activations to 8 bits before every quantised product:
- *   exact   the same weights expanded to float32, there and here: only the arithmetic differs, so top-1 must
- *           agree at 99 % and KL stay under 1e-3;
- *   shipped the Q4_1 file itself: two right programs are about 3e-3 apart (llama.cpp is from itself, with and
- *           without flash attention; tests/golden/README.md), so the bounds lie just above that. A wrong
- *           RoPE base or a missing adapter is 0.1 or more away.
- * KL is over the K likeliest tokens and all the others together.
+ * The golden files come from llama.cpp with precise activations (tests/golden/README.md); its ordinary 8-bit
+ * ones are three times further from themselves than this bound. KL is over the K likeliest tokens and all the
+ * others together.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,26 +13,17 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine/base/buf.h"
 #include "engine/base/file.h"
-#include "engine/model/gguf.h"
 #include "engine/model/model.h"
 #include "engine/session.h"
-#include "kernels/kernels.h"
-#include "tests/support/temp.h"
 
 enum { TOP = 32, PLACE_BYTES = TOP * (2 + 4) + 4, HEAD_BYTES = 20 };
-
-/* A margin between the golden's first two tokens below which rounding decides, in nats. */
-static const double TIE = 0.01;
 
 struct golden {
     struct mapping map;
@@ -46,12 +34,12 @@ struct golden {
 
 struct measure {
     const struct golden *golden;
-    size_t same, tied; /* equal first token; or the golden's second at a tie */
-    double sum, most;  /* of KL */
+    size_t same;      /* places with the same first token */
+    double sum, most; /* of KL */
     int broken;
 };
 
-static char *folder, *model, *expanded, *adapter;
+static char *model, *adapter;
 
 static int golden_open(struct golden *g, const char *name)
 {
@@ -106,7 +94,6 @@ static int measure_row(void *arg, size_t position, const float *row)
     double rest = inside < 1 ? 1 - inside : 0;
     kl += exp((double)logp[TOP]) * ((double)logp[TOP] - log(rest > 1e-12 ? rest : 1e-12));
     m->same += best == id[0];
-    m->tied += best == id[1] && (double)(logp[0] - logp[1]) < TIE;
     m->sum += kl;
     m->most = kl > m->most ? kl : m->most;
     m->broken |= !isfinite(kl);
@@ -124,9 +111,8 @@ static struct engine *open_engine(const char *path, const char *with)
     return g;
 }
 
-/* Bounds: of disagreements that are no ties, and of the mean KL. Every row is printed before any is judged.
- */
-static int compare(const struct engine *g, const char *name, double disagree, double kl_bound)
+/* Every row is printed before any is judged. */
+static int compare(const struct engine *g, const char *name)
 {
     struct golden golden = {.T = 0};
     struct err e = {0};
@@ -138,117 +124,13 @@ static int compare(const struct engine *g, const char *name, double disagree, do
     if (session_create(&s, g, &e) || session_append(s, golden.ids, golden.T, &options, &e))
         fail_msg("%s: %s", name, e.text);
     session_free(s);
-    double T = golden.T, kl = m.sum / T, differing = T - (double)m.same - (double)m.tied;
-    int good = !m.broken && kl <= kl_bound && differing <= disagree * T;
-    print_message("%-12s %5.0f tokens  top-1 %6.2f %% (%zu near ties aside)  KL mean %.2e  max %.2e  %s\n",
-                  name, T, 100 * (double)m.same / T, m.tied, kl, m.most, good ? "ok" : "OUT OF BOUNDS");
+    double T = golden.T, kl = m.sum / T;
+    int good = !m.broken && kl <= 1e-3 && (double)m.same >= 0.99 * T;
+    print_message("%-12s %5.0f tokens  top-1 %6.2f %%  KL mean %.2e  max %.2e  %s\n", name, T,
+                  100 * (double)m.same / T, kl, m.most, good ? "ok" : "OUT OF BOUNDS");
     mapping_close(&golden.map);
     return good;
 }
-
-/* ---- the model with its weights as float32 ---- */
-
-static float half_at(const uint8_t *p)
-{
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    int exponent = (h >> 10) & 31, fraction = h & 1023;
-    float x = exponent ? ldexpf((float)(fraction + 1024), exponent - 25) : ldexpf((float)fraction, -24);
-    return h & 0x8000 ? -x : x;
-}
-
-/* n values of a tensor of one of the three types that the default model has. */
-static int expand(const struct gguf_tensor *t, float *y, size_t n)
-{
-    const uint8_t *p = t->data;
-    if (t->type == GGUF_TENSOR_F32) {
-        memcpy(y, p, n * sizeof *y);
-        return 0;
-    }
-    if (t->type == GGUF_TENSOR_Q8_0) {
-        for (size_t b = 0; b < n / 32; b++, p += 34)
-            for (int i = 0; i < 32; i++)
-                y[b * 32 + (size_t)i] = half_at(p) * (float)(int8_t)p[2 + i];
-        return 0;
-    }
-    if (t->type != GGUF_TENSOR_Q4_1)
-        return 1;
-    for (size_t b = 0; b < n / 32; b++, p += 20)
-        for (int i = 0; i < 16; i++) {
-            float d = half_at(p), m = half_at(p + 2);
-            y[b * 32 + (size_t)i] = (float)(p[4 + i] & 15) * d + m;
-            y[b * 32 + 16 + (size_t)i] = (float)(p[4 + i] >> 4) * d + m;
-        }
-    return 0;
-}
-
-static size_t values_of(const struct gguf_tensor *t)
-{
-    return (size_t)(t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]);
-}
-
-/* Keys as they are, then the tensor table with other types and offsets; the data begins at *data. */
-static int write_head(const struct gguf *g, struct buf *head, size_t *data, size_t *end)
-{
-    size_t size, begin, offset = 0;
-    const uint8_t *bytes = gguf_bytes(g, &size);
-    begin = size;
-    for (size_t i = 0; i < gguf_tensor_count(g); i++) { /* a name stands behind its length */
-        size_t at = (size_t)((const uint8_t *)gguf_tensor_at(g, i)->name.data - bytes) - 8;
-        begin = at < begin ? at : begin;
-    }
-    buf_add(head, bytes, begin);
-    for (size_t i = 0; i < gguf_tensor_count(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        uint64_t length = t->name.len, at = offset;
-        uint32_t ndims = (uint32_t)t->ndims, type = GGUF_TENSOR_F32;
-        buf_add(head, &length, 8);
-        buf_add(head, t->name.data, t->name.len);
-        buf_add(head, &ndims, 4);
-        buf_add(head, t->dims, 8 * (size_t)ndims);
-        buf_add(head, &type, 4);
-        buf_add(head, &at, 8);
-        offset += (values_of(t) * sizeof(float) + 31) / 32 * 32;
-    }
-    while (head->len % 32)
-        buf_putc(head, 0);
-    *data = head->len;
-    *end = head->len + offset;
-    return head->failed;
-}
-
-static int write_expanded(const char *from, const char *to)
-{
-    struct gguf *g;
-    struct err e = {0};
-    struct buf head = {0};
-    size_t at, end;
-    if (gguf_open(from, &g, &e)) {
-        print_error("%s\n", e.text);
-        return 1;
-    }
-    int rc = write_head(g, &head, &at, &end), fd = open(to, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    uint8_t *map = MAP_FAILED;
-    if (!rc && fd >= 0 && !posix_fallocate(fd, 0, (off_t)end))
-        map = mmap(NULL, end, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (fd >= 0)
-        close(fd);
-    rc |= map == MAP_FAILED;
-    if (!rc) {
-        memcpy(map, head.data, head.len);
-        for (size_t i = 0; !rc && i < gguf_tensor_count(g); i++) {
-            size_t n = values_of(gguf_tensor_at(g, i));
-            rc = expand(gguf_tensor_at(g, i), (float *)(void *)(map + at), n);
-            at += (n * sizeof(float) + 31) / 32 * 32;
-        }
-        munmap(map, end);
-    }
-    buf_free(&head);
-    gguf_close(g);
-    return rc;
-}
-
-/* ---- */
 
 static int setup(void **state)
 {
@@ -257,8 +139,6 @@ static int setup(void **state)
     char *cache = path_xdg("XDG_CACHE_HOME", ".cache");
     model = given ? strdup(given) : cache ? path_join(cache, "models/SmolLM2-135M-Instruct.Q4_1.gguf") : NULL;
     free(cache);
-    folder = temp_folder();
-    expanded = temp_path(folder, "f32.gguf");
     adapter = path_join(root ? root : ".", "data/adapters/SmolLM2-135M-Instruct-128k");
     return !model || !adapter;
 }
@@ -267,9 +147,7 @@ static int teardown(void **state)
 {
     (void)state;
     free(model);
-    free(expanded);
     free(adapter);
-    temp_remove(folder);
     return 0;
 }
 
@@ -281,40 +159,26 @@ static void need_model(void)
     }
 }
 
-static void shipped_weights(void **state)
+static void plain_prompts(void **state)
 {
     (void)state;
     need_model();
     struct engine *g = open_engine(model, NULL);
-    int good = compare(g, "p1", 0.10, 1e-2); /* 15 tokens: a mean over so few says little */
-    good &= compare(g, "p2", 0.05, 4e-3);
-    good &= compare(g, "p3", 0.05, 4e-3);
-    good &= compare(g, "p4", 0.05, 4e-3);
-    good &= compare(g, "p5", 0.05, 4e-3);
-    good &= compare(g, "p6", 0.05, 4e-3);
-    engine_close(g);
-    g = open_engine(model, adapter);
-    good &= compare(g, "adapter", 0.05, 4e-3);
+    int good = 1;
+    static const char *const names[] = {"p1", "p2", "p3", "p4", "p5", "p6"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        good &= compare(g, names[i]);
     engine_close(g);
     assert_true(good);
 }
 
-static void exact_weights(void **state)
+static void adapter_prompt(void **state)
 {
     (void)state;
     need_model();
-    assert_int_equal(write_expanded(model, expanded), 0);
-    struct engine *g = open_engine(expanded, NULL);
-    int good = compare(g, "f32-p1", 0.01, 1e-3);
-    good &= compare(g, "f32-p2", 0.01, 1e-3);
-    good &= compare(g, "f32-p3", 0.01, 1e-3);
-    good &= compare(g, "f32-p4", 0.01, 1e-3);
-    good &= compare(g, "f32-p6", 0.01, 1e-3);
+    struct engine *g = open_engine(model, adapter);
+    int good = compare(g, "adapter");
     engine_close(g);
-    g = open_engine(expanded, adapter);
-    good &= compare(g, "f32-adapter", 0.01, 1e-3);
-    engine_close(g);
-    assert_int_equal(unlink(expanded), 0);
     assert_true(good);
 }
 
@@ -325,13 +189,13 @@ static void bounds_can_fail(void **state)
     need_model();
     struct engine *g = open_engine(model, NULL);
     print_message("the next line is meant to be out of bounds:\n");
-    assert_false(compare(g, "adapter", 0.05, 4e-3));
+    assert_false(compare(g, "adapter"));
     engine_close(g);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shipped_weights), cmocka_unit_test(exact_weights),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(plain_prompts), cmocka_unit_test(adapter_prompt),
                                        cmocka_unit_test(bounds_can_fail)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
