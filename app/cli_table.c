@@ -60,7 +60,8 @@ static const struct cli_option options[] = {
      .group = CLI_MODEL,
      .lo = 0,
      .hi = 1,
-     .help = "share of the KV heads that stream, 0 to 1 (default: 0.5 with a pattern, else 0)"},
+     .help = "share of the KV heads that stream, 0 to 1 (default: with a pattern 0.5, or 0.75 for a model "
+             "without grouped heads; else 0)"},
     {.name = "sink",
      .kind = CLI_INT,
      .value = "N",

@@ -88,7 +88,7 @@ static int score_text(const struct config *c, const struct engine *g, struct tok
         rc = score_window(g, score, e);
     }
     progress_line_end(&line);
-    return rc;
+    return rc == ERR_CANCELLED ? err_set(e, rc, "stopped; a part of the windows gives no figure") : rc;
 }
 
 static int put_result(const struct config *c, const struct score *s, size_t tokens, double seconds,

@@ -49,6 +49,8 @@ static int compute(const struct config *c, const struct engine *g, const struct 
     if (rows->err.code) {
         *e = rows->err;
         rc = e->code;
+    } else if (rc == ERR_CANCELLED) {
+        rc = err_set(e, ERR_CANCELLED, "stopped; %s was not written", c->out);
     }
     session_free(s);
     progress_line_end(&line);

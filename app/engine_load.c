@@ -193,6 +193,7 @@ static int choose_heads(const struct config *c, const struct gguf *g, struct app
 int app_choose(const struct config *c, struct app_choice *out, struct gguf **gguf, struct err *e)
 {
     struct gguf *g = NULL;
+    size_t H = 0;
     *out = (struct app_choice){0};
     if (gguf)
         *gguf = NULL;
@@ -202,12 +203,14 @@ int app_choose(const struct config *c, struct app_choice *out, struct gguf **ggu
     if (!rc) {
         out->L = arch_number(g, "block_count", 0);
         out->C = arch_number(g, "embedding_length", 0);
-        out->HK = arch_number(g, "attention.head_count_kv", arch_number(g, "attention.head_count", 0));
+        H = arch_number(g, "attention.head_count", 0);
+        out->HK = arch_number(g, "attention.head_count_kv", H);
         rc = choose_adapter(c, out, e);
     }
     if (!rc)
         rc = choose_heads(c, g, out, e);
-    out->sparsity = c->sparsity >= 0 ? c->sparsity : out->heads ? 0.5 : 0;
+    /* Heads that are not grouped have more to spare: the paper's section 3. */
+    out->sparsity = c->sparsity >= 0 ? c->sparsity : !out->heads ? 0 : out->HK == H ? 0.75 : 0.5;
     if (rc)
         app_choice_free(out);
     if (!rc && gguf)

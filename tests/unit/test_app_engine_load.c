@@ -17,7 +17,10 @@
 #include "app/input.h"
 #include "engine/base/buf.h"
 #include "engine/base/file.h"
+#include "engine/duo/heads.h"
 #include "tests/support/gguf_writer.h"
+
+static char home[500]; /* where the tests were started: the root, unless LECTERN_ROOT says it */
 
 #define ADAPTER "shipped/adapters/SmolLM2-135M-Instruct-128k"
 
@@ -44,7 +47,7 @@ static void make_gguf(const char *path, const char *name, uint32_t layers, uint3
         gguf_writer_add_str(w, "general.name", name);
     gguf_writer_add_u32(w, "llama.block_count", layers);
     gguf_writer_add_u32(w, "llama.embedding_length", width);
-    gguf_writer_add_u32(w, "llama.attention.head_count", 8);
+    gguf_writer_add_u32(w, "llama.attention.head_count", 32);
     if (kv_heads)
         gguf_writer_add_u32(w, "llama.attention.head_count_kv", kv_heads);
     gguf_writer_add_tensor(w, "t", 0, 2, dims, data, sizeof data);
@@ -181,6 +184,9 @@ static void other_models_find_their_pattern_by_name(void **state)
     make_gguf("mistral-7b-instruct-v0.2.Q4_K_M.gguf", NULL, 32, 8, 4096);
     c->model_option = "mistral-7b-instruct-v0.2.Q4_K_M.gguf";
     chooses(c, "mistral-7b-instruct-v0.2.Q4_K_M.gguf", "", "shipped/heads/Mistral-7B-Instruct-v0.2", 0.5);
+    make_gguf("mha.gguf", "Mistral 7B", 32, 32, 4096); /* no grouped heads: a quarter retrieves */
+    c->model_option = "mha.gguf";
+    chooses(c, "mha.gguf", "", "shipped/heads/Mistral-7B", 0.75);
     make_gguf("b.gguf", "Meta Llama 3.15 8B", 32, 8, 4096);
     c->model_option = "b.gguf";
     chooses(c, "b.gguf", "", "", 0);
@@ -199,7 +205,7 @@ static void heads_without_kv_count_are_all_heads(void **state)
     c->model_option = "./a.gguf";
     assert_int_equal(app_choose(c, &choice, &g, &e), 0);
     assert_int_equal(choice.L, 2);
-    assert_int_equal(choice.HK, 8);
+    assert_int_equal(choice.HK, 32);
     assert_int_equal(choice.C, 64);
     gguf_close(g);
     app_choice_free(&choice);
@@ -215,6 +221,37 @@ static void models_that_are_not_there(void **state)
     make_file("broken.gguf", "GGUFxxxx");
     c->model_option = "broken.gguf";
     refuses(c, ERR_FORMAT, "broken.gguf");
+}
+
+static void every_shipped_pattern_opens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        size_t HK;
+    } patterns[] = {
+        {"Llama-2-7B-32K-Instruct", 32},           {"Llama-3-8B-Instruct-Gradient-1048k", 8},
+        {"Llama-3-8B-Instruct-Gradient-4194k", 8}, {"Meta-Llama-3.1-8B-Instruct", 8},
+        {"Mistral-7B-Instruct-v0.2", 8},           {"Mistral-7B-Instruct-v0.3", 8},
+    };
+    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
+        const char *root = getenv("LECTERN_ROOT");
+        char path[600];
+        struct heads *h;
+        struct err e;
+        uint8_t split[32 * 32];
+        size_t n = 32 * patterns[i].HK, retrieval = 0;
+        snprintf(path, sizeof path, "%s/data/heads/%s", root ? root : home, patterns[i].name);
+        if (heads_open(path, 32, patterns[i].HK, &h, &e))
+            fail_msg("%s", e.text);
+        assert_int_equal(h->S, 128);
+        assert_int_equal(h->R, 256);
+        assert_int_equal(heads_split(h, 0.5, split, &e), 0);
+        for (size_t k = 0; k < n; k++)
+            retrieval += split[k];
+        assert_int_equal(retrieval, n / 2);
+        heads_close(h);
+    }
 }
 
 /* ---- inputs ---- */
@@ -273,6 +310,8 @@ static void text_is_made_utf8(void **state)
 
 int main(void)
 {
+    if (!getcwd(home, sizeof home))
+        return 1;
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(the_default_model_has_its_adapter),
@@ -282,6 +321,7 @@ int main(void)
         TEST(other_models_find_their_pattern_by_name),
         TEST(heads_without_kv_count_are_all_heads),
         TEST(models_that_are_not_there),
+        TEST(every_shipped_pattern_opens),
         TEST(ids_are_checked),
         TEST(text_is_made_utf8),
     };
