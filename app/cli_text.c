@@ -133,6 +133,8 @@ static void roff(struct buf *out, const char *text, size_t n)
             buf_puts(out, "\\-");
         else if (text[i] == '`')
             buf_puts(out, "\\(oq");
+        else if (text[i] == '"') /* would end a macro's argument */
+            buf_puts(out, "\\(dq");
         else if (text[i] == '\n')
             buf_puts(out, "\n");
         else
