@@ -104,6 +104,26 @@ int reader_load(struct reader *r, struct err *e)
     return rc ? rc : join_corpus(r, e);
 }
 
+/* Writes down which model reads the session now. */
+static int name_model(struct reader *r, const char *tokenizer, struct err *e)
+{
+    json_t *fresh = json_pack("{s:s}", "tokenizer", tokenizer);
+    char *options = fresh ? json_dumps(fresh, JSON_COMPACT) : NULL;
+    char *path = strdup(engine_model_path(r->o.engine));
+    json_decref(fresh);
+    if (!options || !path) {
+        free(options);
+        free(path);
+        return err_memory(e, "the session's options");
+    }
+    free(r->row.options);
+    free(r->row.model_path);
+    r->row.options = options;
+    r->row.model_path = path;
+    engine_model_hash(r->o.engine, r->row.model_hash);
+    return store_session_update(r->o.store, &r->row, e);
+}
+
 /* A session belongs to one tokenizer: its documents are kept as ids. */
 static int check_tokenizer(struct reader *r, struct err *e)
 {
@@ -119,13 +139,8 @@ static int check_tokenizer(struct reader *r, struct err *e)
             e, ERR_USAGE,
             "session '%s' was made with another model's tokenizer (%s); choose that model or another -s name",
             r->name, r->row.model_path && *r->row.model_path ? r->row.model_path : "unknown");
-    } else if (!was) {
-        json_t *fresh = json_pack("{s:s}", "tokenizer", hex);
-        char *text = fresh ? json_dumps(fresh, JSON_COMPACT) : NULL;
-        json_decref(fresh);
-        free(r->row.options);
-        r->row.options = text;
-        rc = text ? store_session_update(r->o.store, &r->row, e) : err_memory(e, "the session's options");
+    } else {
+        rc = name_model(r, hex, e);
     }
     json_decref(options);
     return rc;

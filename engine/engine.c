@@ -126,6 +126,16 @@ const struct gguf *engine_gguf(const struct engine *g)
 {
     return model_gguf(g->model);
 }
+const char *engine_model_path(const struct engine *g)
+{
+    return model_path(g->model);
+}
+
+void engine_model_hash(const struct engine *g, uint8_t hash[16])
+{
+    model_hash(g->model, hash);
+}
+
 const char *engine_kernels(const struct engine *g)
 {
     return g->kernels->name;

@@ -54,6 +54,8 @@ void engine_close(struct engine *g); /* NULL is legal; sessions must be freed fi
 const struct tokenizer *engine_tokenizer(const struct engine *g);
 const struct model_params *engine_params(const struct engine *g);
 const struct gguf *engine_gguf(const struct engine *g);
+const char *engine_model_path(const struct engine *g);
+void engine_model_hash(const struct engine *g, uint8_t hash[16]); /* XXH3-128 of the model file */
 const char *engine_kernels(const struct engine *g);
 int engine_threads(const struct engine *g);
 
