@@ -29,6 +29,7 @@ struct reader {
     size_t opening;            /* tokens before the first document */
     struct session *timeline;
     struct session_mark *end; /* of the corpus, once it is read */
+    int adopting;             /* a restore takes another session's reading over: its spans are referenced */
     int in_conversation, answer_ended;
 };
 

@@ -28,7 +28,9 @@ static int map_span(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES
     struct span_map *map = calloc(1, sizeof *map);
     if (!map)
         return err_memory(e, "a mapping");
-    int rc = store_span_map(r->o.store, kind, key, map, e);
+    int rc = r->adopting ? store_session_ref(r->o.store, r->row.id, kind, key, e) : 0;
+    if (!rc)
+        rc = store_span_map(r->o.store, kind, key, map, e);
     if (rc) {
         free(map);
         return rc;
@@ -102,7 +104,15 @@ static int restore_at(struct reader *r, size_t n, enum restore_proof *proof, str
     if (rc)
         return rc;
     struct kv_source source = {.map = map_span, .unmap = unmap_span, .arg = r};
+    r->adopting = !r->row.has_chain || r->row.tokens != n || memcmp(r->row.chain, key, sizeof key) != 0;
     rc = session_restore(r->timeline, &source, r->corpus.ids, n, proof, e);
+    if (!rc && r->adopting) {
+        memcpy(r->row.chain, key, sizeof key);
+        r->row.has_chain = 1;
+        r->row.tokens = n;
+        rc = store_session_update(r->o.store, &r->row, e);
+    }
+    r->adopting = 0;
     if (rc == ERR_FORMAT)
         reader_notice(r, "%s", e->text);
     return rc;
