@@ -183,7 +183,8 @@ def killed_and_continued(work):
     expect(p.returncode == 1, f"SIGINT: exit {p.returncode}: {err}")
     stopped = saved_tokens(name, data)
     print(f"SIGINT: {err.strip().splitlines()[-1]!r}; saved {stopped}")
-    expect(0 < stopped < total and "which are kept" in err, f"SIGINT kept {stopped} of {total}: {err}")
+    said = re.search(r"stopped after (\d+) of (\d+) tokens, which are kept", err)
+    expect(said and (int(said[1]), int(said[2])) == (stopped, total) and stopped < total, f"SIGINT kept {stopped}: {err}")
 
     with ended(start_add("-s", name, path, data=data)) as p:  # killed, no time to save
         wait_for("a save", lambda: saved_tokens(name, data) > stopped, p)
