@@ -7,7 +7,6 @@
  */
 #include "app/commands.h"
 
-#include <locale.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -20,7 +19,6 @@ int cmd_read(const struct config *c, struct err *e)
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
         return err_set(e, ERR_USAGE,
                        "the reading room needs a terminal; in scripts use: lectern ask FILE \"QUESTION\"");
-    setlocale(LC_ALL, ""); /* before any thread */
     struct ui_port *port = NULL;
     struct room *room = NULL;
     char *name = NULL;

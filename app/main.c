@@ -74,6 +74,7 @@ int main(int argc, char **argv)
     const struct cli_command *command;
     setlocale(LC_CTYPE, "");
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error value like any other */
+    signal(SIGXFSZ, SIG_IGN); /* so is a file-size limit */
     config_init(&c);
     int rc = cli_parse(argc, argv, &c, &command, &e);
     int status = rc ? 2 : 0;
