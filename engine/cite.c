@@ -4,7 +4,7 @@
  * A term is a case-folded run of letters or digits that the answer or the question holds. One pass over the
  * text counts in how many sentences each term occurs (its rarity weight is log(1 + sentences / occurrences)),
  * a second scores. Sentences end at . ! ? with a space behind, at an empty line, or after SENTENCE_MAX bytes;
- * a line break alone does not end one, since PDF text breaks lines anywhere.
+ * a line break alone ends only a heading, since PDF text breaks lines anywhere.
  */
 #include "engine/cite.h"
 
@@ -13,7 +13,14 @@
 #include <string.h>
 #include <utf8proc.h>
 
-enum { TERMS_MAX = 192, TERM_BYTES = 48, SENTENCE_MAX = 700, PAGE_TOKENS = 64, ANSWER_BYTES = 320 };
+enum {
+    TERMS_MAX = 192,
+    TERM_BYTES = 48,
+    SENTENCE_MAX = 700,
+    PAGE_TOKENS = 64,
+    ANSWER_BYTES = 320,
+    HEADING_BYTES = 48
+};
 
 /* Score below which a sentence is not cited, and the share of the best one that a further one must reach. */
 static const double SCORE_FLOOR = 0.30, SCORE_SHARE = 0.80, QUESTION_WEIGHT = 0.5;
@@ -108,6 +115,17 @@ static int is_space(char c)
     return c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f';
 }
 
+/* Is text[first, line_end) a heading: a whole short line with a capital or a digit before and after the line
+ * break? */
+static int is_heading(const struct cite_text *x, size_t first, size_t line_end)
+{
+    if ((first && x->text[first - 1] != '\n') || line_end - first > HEADING_BYTES ||
+        line_end + 1 >= x->bytes || memchr(x->text + first, '\n', line_end - first))
+        return 0;
+    char a = x->text[first], b = x->text[line_end + 1];
+    return ((a >= 'A' && a <= 'Z') || (a >= '0' && a <= '9')) && b >= 'A' && b <= 'Z';
+}
+
 /* The sentence that begins at or after *at, trimmed, in [*first, *end); *at moves past it. 0 at the end. */
 static int next_sentence(const struct cite_text *x, size_t *at, size_t *first, size_t *end)
 {
@@ -123,7 +141,7 @@ static int next_sentence(const struct cite_text *x, size_t *at, size_t *first, s
             i += 1 + !is_space(d);
             break;
         }
-        if (c == '\n' && d == '\n')
+        if (c == '\n' && (d == '\n' || is_heading(x, *first, i)))
             break;
         if (i - *first >= SENTENCE_MAX && is_space(c))
             break;
