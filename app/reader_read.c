@@ -118,6 +118,12 @@ static int restore_at(struct reader *r, size_t n, enum restore_proof *proof, str
     return rc;
 }
 
+/* Nothing usable is stored there: try a shorter prefix, or read. Everything else is a failure to be told. */
+static int is_miss(int rc)
+{
+    return rc == ERR_NOT_FOUND || rc == ERR_FORMAT;
+}
+
 /* The longest stored prefix of the corpus, or nothing; only a failure that is no miss is an error. */
 static int restore(struct reader *r, struct reader_usage *usage, struct err *e)
 {
@@ -125,9 +131,9 @@ static int restore(struct reader *r, struct reader_usage *usage, struct err *e)
     enum restore_proof proof = RESTORE_VERIFIED_BITS;
     struct err miss;
     int rc = restore_at(r, r->corpus.n, &proof, &miss);
-    if (rc && r->row.tokens && r->row.tokens < r->corpus.n)
+    if (is_miss(rc) && r->row.tokens && r->row.tokens < r->corpus.n)
         rc = restore_at(r, (size_t)r->row.tokens, &proof, &miss);
-    for (size_t i = r->documents.n; rc && i-- > 0;)
+    for (size_t i = r->documents.n; is_miss(rc) && i-- > 0;)
         rc = restore_at(r, (size_t)(r->documents.items[i].token_start + r->documents.items[i].token_count),
                         &proof, &miss);
     if (!rc) {
@@ -135,7 +141,7 @@ static int restore(struct reader *r, struct reader_usage *usage, struct err *e)
         usage->restore_seconds = clock_seconds() - begun;
         usage->proof = proof == RESTORE_VERIFIED_BITS ? "verified" : "close";
     }
-    if (rc && rc != ERR_NOT_FOUND && rc != ERR_FORMAT) {
+    if (rc && !is_miss(rc)) {
         *e = miss;
         return rc;
     }

@@ -32,8 +32,10 @@ static int make_identity(struct engine *g, const uint8_t heads[16], struct err *
     put_f32(&all, g->rope.attn_factor);
     for (size_t i = 0; i < g->rope.pairs; i++)
         put_u64(&all, g->rope.steps[i]);
-    if (all.failed)
+    if (all.failed) {
+        buf_free(&all);
         return err_memory(e, "the engine's identity");
+    }
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, XXH3_128bits(all.data, all.len));
     memcpy(g->identity, canonical.digest, sizeof g->identity);

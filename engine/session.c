@@ -113,6 +113,8 @@ static size_t chunk_length(const struct session *s, size_t left)
 int session_append(struct session *s, const uint32_t *ids, size_t n, const struct append_options *options,
                    struct err *e)
 {
+    if (!s->cache.layout) /* memory ran out while the session was emptied after a failed restore */
+        return err_memory(e, "the KV cache");
     int rc = check_ids(s, ids, n, e);
     if (!rc)
         rc = reserve_tokens(s, n, e);
