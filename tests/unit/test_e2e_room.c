@@ -124,6 +124,24 @@ static void wait_for(struct terminal *t, const char *text)
     }
 }
 
+/* A frame comes in pieces, and the one before it may show the text unmarked: only the mark says it is there.
+ */
+static void wait_marked(struct terminal *t, const char *text)
+{
+    double end = clock_seconds() + PATIENCE;
+    for (;;) {
+        int row = vt_find(t->vt, 2, text);
+        if (row >= 0 && vt_marked(t->vt, row, (int)(strstr(vt_row(t->vt, row), text) - vt_row(t->vt, row)))) {
+            print_message("source: %s\n", vt_row(t->vt, row));
+            return;
+        }
+        if (!listen(t, 100) || clock_seconds() > end) {
+            print_screen(t);
+            fail_msg("the screen never showed \"%s\" marked", text);
+        }
+    }
+}
+
 static void wait_gone(struct terminal *t, const char *text)
 {
     double end = clock_seconds() + PATIENCE;
@@ -210,11 +228,7 @@ static void open_source(struct terminal *t)
 {
     type(t, "\x0f"); /* Ctrl-O */
     wait_for(t, "page 2 (sheet 6)");
-    wait_for(t, FACT);
-    int row = vt_find(t->vt, 2, FACT);
-    int column = (int)(strstr(vt_row(t->vt, row), FACT) - vt_row(t->vt, row));
-    assert_true(vt_marked(t->vt, row, column)); /* the quoted words stand out */
-    print_message("source: %s\n", vt_row(t->vt, row));
+    wait_marked(t, FACT); /* the quoted words stand out */
 
     resize(t, 40, 120);
     wait_last_row(t, "of 131,072");
