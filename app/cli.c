@@ -160,6 +160,44 @@ static int set_u64(const struct cli_option *o, const char *value, uint64_t *to, 
     return 0;
 }
 
+/* What follows the number: K, M, G, T are powers of ten as in all that is printed, Ki and so on of two. */
+static int unit_of(const char *unit, double *factor)
+{
+    static const char letters[] = "KMGT";
+    const char *at = unit[0] ? strchr(letters, unit[0] == 'k' ? 'K' : unit[0]) : NULL;
+    *factor = 1;
+    if (at) {
+        double step = unit[1] == 'i' ? 1024 : 1000;
+        for (const char *l = letters; l <= at; l++)
+            *factor *= step;
+        unit += unit[1] == 'i' ? 2 : 1;
+    }
+    return strcmp(unit, "") == 0 || strcmp(unit, "B") == 0;
+}
+
+static int set_size(const struct cli_option *o, const char *value, uint64_t *to, struct err *e)
+{
+    static const char wanted[] = "a size such as 50G, 1.5T, 800MiB or 0";
+    size_t digits = strspn(value, "0123456789"), all = digits;
+    double factor, number = 0, place = 1;
+    if (value[digits] == '.')
+        all += 1 + strspn(value + digits + 1, "0123456789");
+    if (digits == 0 || digits > 15 || value[all - 1] == '.' || !unit_of(value + all, &factor))
+        return bad_value(o, value, wanted, e);
+    if (all > digits && factor == 1) /* no half bytes */
+        return bad_value(o, value, wanted, e);
+    for (size_t i = 0; i < all; i++) {
+        if (i > digits)
+            place /= 10;
+        if (value[i] != '.')
+            number = i < digits ? number * 10 + (value[i] - '0') : number + (value[i] - '0') * place;
+    }
+    if (number * factor > 1e18)
+        return bad_value(o, value, wanted, e);
+    *to = (uint64_t)(number * factor + 0.5);
+    return 0;
+}
+
 static int set_choice(const struct cli_option *o, const char *value, void *to, struct err *e)
 {
     size_t n = 0;
@@ -197,6 +235,8 @@ static int set_option(struct parse *p, const struct cli_option *o, const char *v
         return set_u64(o, value, to, e);
     case CLI_REAL:
         return set_real(o, value, to, e);
+    case CLI_SIZE:
+        return set_size(o, value, to, e);
     case CLI_CHOICE:
     case CLI_KV:
         return set_choice(o, value, to, e);
@@ -260,7 +300,24 @@ static int check_count(const char *name, const char *args, int lo, int hi, size_
                    n == 1 ? "word" : "words");
 }
 
-static int choose_sub(struct config *c, const struct cli_command *command, struct err *e)
+/* An option of another subcommand is refused as one of another command is. */
+static int check_sub_options(const struct parse *p, const struct cli_command *command,
+                             const struct cli_sub *sub, struct err *e)
+{
+    size_t n;
+    const struct cli_option *o = cli_options(&n);
+    unsigned others = 0;
+    for (size_t i = 0; i < command->n_subs; i++)
+        others |= command->subs[i].groups;
+    for (size_t i = 0; i < n; i++)
+        if (p->seen[i] && (o[i].group & others) && !(o[i].group & sub->groups))
+            return err_set(e, ERR_USAGE, "--%s means nothing to ‘lectern %s %s’; see lectern help %s",
+                           o[i].name, command->name, sub->name, command->name);
+    return 0;
+}
+
+static int choose_sub(const struct parse *p, struct config *c, const struct cli_command *command,
+                      struct err *e)
 {
     const char *words[16];
     char name[80];
@@ -293,7 +350,8 @@ static int choose_sub(struct config *c, const struct cli_command *command, struc
     }
     c->sub = sub->name;
     snprintf(name, sizeof name, "lectern %s %s", command->name, sub->name);
-    return check_count(name, sub->args, sub->min_args, sub->max_args, c->n_args, e);
+    int rc = check_sub_options(p, command, sub, e);
+    return rc ? rc : check_count(name, sub->args, sub->min_args, sub->max_args, c->n_args, e);
 }
 
 /* For the reading room every word is a path, and a path that is not there may be a mistyped command. */
@@ -323,7 +381,7 @@ static int check_command(struct parse *p, const struct cli_command *command, str
     if (rc)
         return rc;
     if (command->n_subs)
-        return choose_sub(c, command, e);
+        return choose_sub(p, c, command, e);
     if (command->id == CLI_READ)
         return check_paths(p, e);
     if (command->id == CLI_HELP && c->n_args && !cli_command(c->args[0])) {
@@ -336,6 +394,8 @@ static int check_command(struct parse *p, const struct cli_command *command, str
     snprintf(name, sizeof name, "lectern %s", command->name);
     if (command->id == CLI_LOGITS && (!c->tokens || !c->out))
         return err_set(e, ERR_USAGE, "%s wants --tokens FILE and --out FILE", name);
+    if (command->id == CLI_ADD && c->changed)
+        return check_count("lectern add --changed", "", 0, 0, c->n_args, e);
     return check_count(name, command->args, command->min_args, command->max_args, c->n_args, e);
 }
 

@@ -45,6 +45,12 @@ enum cli_group {
     CLI_FILES = 1 << 8, /* --tokens, --out */
     CLI_CTX = 1 << 9,
     CLI_YES = 1 << 10,
+    CLI_KVONLY = 1 << 11, /* --kv alone; CLI_MODEL has it too */
+    CLI_BUDGET = 1 << 12, /* --budget, --leave-free */
+    CLI_REPAIR = 1 << 13,
+    CLI_WITHOUT_KV = 1 << 14,
+    CLI_CHANGED = 1 << 15,
+    CLI_COUNT = 1 << 16,
 };
 
 enum cli_kind {
@@ -55,6 +61,7 @@ enum cli_kind {
     CLI_REAL,   /* double in [lo, hi]; lo itself only without `above` */
     CLI_CHOICE, /* const char *, one of choices */
     CLI_KV,     /* int: "raw" 16, "8" 8 */
+    CLI_SIZE,   /* uint64_t bytes: "50G", "1.5 TB" without the blank, "512MiB" */
 };
 
 enum cli_complete { CLI_COMPLETE_NOTHING, CLI_COMPLETE_FILE, CLI_COMPLETE_FOLDER };
@@ -78,6 +85,7 @@ struct cli_sub {
     const char *args; /* for the help, "" for none */
     const char *summary;
     int min_args, max_args; /* max -1: any number */
+    unsigned groups;        /* options that of the command's subs only those take that name them */
 };
 
 struct cli_command {

@@ -82,7 +82,7 @@ static const struct cli_option options[] = {
      .kind = CLI_KV,
      .value = "8|raw",
      .offset = AT(kv_bits),
-     .group = CLI_MODEL,
+     .group = CLI_MODEL | CLI_KVONLY,
      .choices = kv_names,
      .help = "keep keys and values in 8 bits (the default) or as 16-bit floats"},
     {.name = "threads",
@@ -200,26 +200,27 @@ static const struct cli_option options[] = {
 };
 
 static const struct cli_sub session_subs[] = {
-    {"list", "", "the sessions, last opened first (what is done without a further word)", 0, 0},
-    {"show", "SESSION", "a session's documents, model and turns", 1, 1},
-    {"rename", "SESSION NEW", "give it another name", 2, 2},
-    {"fork", "SESSION NEW", "a second session that shares the reading; the conversations part here", 2, 2},
-    {"delete", "SESSION...", "delete sessions, and what no other session needs of text and reading", 1, -1},
+    {"list", "", "the sessions, last opened first (what is done without a further word)", 0, 0, 0},
+    {"show", "SESSION", "a session's documents, model and turns", 1, 1, 0},
+    {"rename", "SESSION NEW", "give it another name", 2, 2, 0},
+    {"fork", "SESSION NEW", "a second session that shares the reading; the conversations part here", 2, 2, 0},
+    {"delete", "SESSION...", "delete sessions, and what no other session needs of text and reading", 1, -1,
+     0},
 };
 static const struct cli_sub model_subs[] = {
-    {"list", "", "the files in the models folder (what is done without a further word)", 0, 0},
-    {"get", "[NAME]", "fetch the default model (92 MB) and check its hash", 0, 1},
+    {"list", "", "the files in the models folder (what is done without a further word)", 0, 0, 0},
+    {"get", "[NAME]", "fetch the default model (92 MB) and check its hash", 0, 1, 0},
     {"show", "[MODEL]", "a model's shape, tensor types, tokenizer, template and bytes of memory a token", 0,
-     1},
+     1, 0},
 };
 static const struct cli_sub head_subs[] = {
-    {"show", "", "the map of retrieval and streaming heads (what is done without a further word)", 0, 0},
+    {"show", "", "the map of retrieval and streaming heads (what is done without a further word)", 0, 0, 0},
 };
 static const struct cli_sub eval_subs[] = {
     {"perplexity", "FILE",
      "how well the model predicts a text: windows of --ctx tokens, each read afresh, "
      "the second half of each scored",
-     1, 1},
+     1, 1, 0},
 };
 
 #define SUBS(table) .subs = table, .n_subs = sizeof table / sizeof table[0]

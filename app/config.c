@@ -28,7 +28,9 @@ void config_init(struct config *c)
                          .top_p = 1,
                          .seed = 1,
                          .max_tokens = 512,
-                         .ctx = 512};
+                         .ctx = 512,
+                         .budget = CONFIG_NOT_GIVEN,
+                         .leave_free = CONFIG_NOT_GIVEN};
 }
 
 /* The folder of the running program. */

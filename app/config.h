@@ -13,6 +13,7 @@
 #include "engine/base/err.h"
 
 #define DEFAULT_MODEL_FILE "SmolLM2-135M-Instruct.Q4_1.gguf"
+#define CONFIG_NOT_GIVEN UINT64_MAX
 
 struct config {
     /* What to do. */
@@ -41,6 +42,10 @@ struct config {
     int ctx;                  /* tokens of a perplexity window */
     const char *tokens, *out; /* files of `logits`, NULL: not given */
     int json, long_context, quiet, no_color, special, yes;
+    uint64_t budget;     /* bytes that readings may take, CONFIG_NOT_GIVEN: no limit */
+    uint64_t leave_free; /* bytes of the disk, CONFIG_NOT_GIVEN until config_resolve */
+    int repair, without_kv, changed;
+    int count; /* tokens of a bench, 0: not given */
 
     /* Paths, owned, filled by config_resolve. */
     char *data_dir;   /* what lasts: the store; need not exist */
