@@ -23,7 +23,7 @@ BUILD ?= build
 O    := $(BUILD)/$(VARIANT)
 
 # ---- libraries ------------------------------------------------------------------------------------------
-CORE_PKGS   := ncursesw sqlite3 libpcre2-8 libutf8proc libxxhash jansson sentencepiece
+CORE_PKGS   := ncursesw sqlite3 libpcre2-8 libutf8proc libxxhash jansson sentencepiece libarchive
 INGEST_PKGS := poppler-glib libgit2 libarchive uchardet libxxhash
 pkg_missing  = $(shell for p in $(1); do pkg-config --exists $$p 2>/dev/null || echo $$p; done)
 MISSING     := $(strip $(call pkg_missing,$(CORE_PKGS) $(INGEST_PKGS)))
@@ -75,7 +75,7 @@ isa_flags = $(if $(filter %_avx2.c,$1),$(ISA_avx2))$(if $(filter %_avx512.c,$1),
 ISA_FILES := %_avx2.c %_avx512.c %_avx512vnni.c
 
 # ---- sources --------------------------------------------------------------------------------------------
-LIB_DIRS := engine engine/base engine/model engine/token engine/duo kernels kernels/ref kernels/cpu data/store \
+LIB_DIRS := engine engine/base engine/model engine/token engine/duo kernels kernels/ref kernels/cpu data/store data/transfer \
 	ui ingest app
 LIB_SRC  := $(filter-out app/main.c,$(sort $(foreach d,$(LIB_DIRS),$(wildcard $d/*.c $d/*.cc))))
 ifneq ($(ARCH),x86_64)

@@ -15,6 +15,7 @@ find engine kernels data ingest ui app tests -type f \
 function folder(path) {
     if (path ~ /^engine\/base\//) return "base"
     if (path ~ /^ingest\/worker\//) return "worker"
+    if (path ~ /^data\/transfer\//) return "transfer"
     sub(/\/.*/, "", path)
     return path
 }
@@ -34,6 +35,8 @@ function ours(path,    to) {
         there = path; sub(/[^\/]*$/, "", there)
         if (here != there && index(here, there) != 1) complain("internal header of another module: \"" path "\"")
     }
+    if (from == "transfer" && to == "data" && path != "data/store/store.h")
+        complain("transfer knows the store by its contract alone: \"" path "\"")
 }
 function foreign(path,    i) {
     for (i = 1; i <= n_foreign; i++)
@@ -55,15 +58,17 @@ BEGIN {
     allow("kernels", "base kernels")
     allow("engine",  "base kernels engine")
     allow("data",    "base data")
+    allow("transfer", "base data transfer")
     allow("ingest",  "base ingest")
     allow("worker",  "base ingest worker")
     allow("ui",      "base ui")
-    allow("app",     "base kernels engine data ingest ui app")
-    allow("tests",   "base kernels engine data ingest worker ui app tests")
+    allow("app",     "base kernels engine data transfer ingest ui app")
+    allow("tests",   "base kernels engine data transfer ingest worker ui app tests")
     # library header                          files                      owner
-    library("^sqlite3",                       "^(data|tests)/",          "data")
+    library("^sqlite3",                       "^(data/store|tests)/",    "data/store")
     library("^(n?curses|ncursesw/|form|panel)", "^(ui|tests)/",          "ui")
-    library("^(poppler|git2|archive|archive_entry|uchardet/|glib)", "^(ingest/worker|tests|data/sample)/", "ingest/worker")
+    library("^(poppler|git2|uchardet/|glib)", "^(ingest/worker|tests|data/sample)/", "ingest/worker")
+    library("^archive(_entry)?\\.h",          "^(ingest/worker|data/transfer|tests|data/sample)/", "ingest/worker and data/transfer")
     library("^(cuda|cublas|mma|nccl)",        "^(kernels/cuda|tests)/",  "kernels/cuda")
     library("^sentencepiece",                 "^(engine/token|tests)/",  "engine/token")
     library("^pcre2",                         "^(engine/token|ui|tests)/", "engine/token and ui")

@@ -28,6 +28,8 @@ extern "C" {
 enum { STORE_KEY_BYTES = 16, STORE_META_MAX = 4096, STORE_NAME_MAX = 100 };
 
 struct store;
+struct cancel;   /* engine/base/clock.h */
+struct progress; /* engine/base/progress.h */
 
 /* Makes the folder (0700) and the database (0600) when they are missing. ERR_UNSUPPORTED for a database of a
  * newer program, ERR_FORMAT for a damaged or foreign one. */
@@ -193,6 +195,46 @@ struct store_turn_list {
 int store_turn_add(struct store *s, int64_t session, const struct store_turn *t, int *ordinal, struct err *e);
 int store_turn_list(struct store *s, int64_t session, struct store_turn_list *out, struct err *e);
 void store_turn_list_free(struct store_turn_list *list);
+
+/* ---- verify (verify.c) --------------------------------------------------------------------------------- */
+
+struct store_verify_options {
+    int repair; /* drops damaged spans (to be read again from the text), malformed references, orphan files */
+    void (*problem)(void *arg, const char *line); /* one line for each, may be NULL */
+    void *arg;
+    const struct progress *progress; /* in bytes */
+    struct cancel *cancel;
+};
+
+struct store_verify_result {
+    uint64_t spans, bytes; /* looked at */
+    uint64_t sessions, documents, turns;
+    uint64_t problems, repaired;
+    uint64_t missing; /* no damage: references to spans that are not there, spans whose parent is not there */
+    uint64_t orphans; /* no damage: segment files that no row names; collecting takes them */
+};
+
+/* Reads and checks everything that lasts: the database itself, every row, all of every span's payload, its
+ * parent, every reference, document part and turn. Returns 0 when it could look at everything, whatever it
+ * found: out->problems says. Never touches text or turns. ERR_CANCELLED between two spans. `o` may be NULL.
+ */
+int store_verify(struct store *s, const struct store_verify_options *o, struct store_verify_result *out,
+                 struct err *e);
+
+/* XXH3-128 over what the session consists of: its spans (kind, key, parent, size, meta, checksums), documents
+ * and turns, without the turns' times. Equal work gives equal digests in any store.
+ * Spans that are referenced but not there do not count. ERR_FORMAT when a row of it is damaged. */
+int store_session_digest(struct store *s, int64_t id, uint8_t out[16], struct err *e);
+
+/* Calls visit for every span that the session references and that is there, parents before children (in the
+ * order they were put). `digest` is store_payload_digest of its payload by the row's word. ERR_FORMAT for a
+ * damaged row. visit may map spans, not change them; non-zero stops the walk and is returned. */
+int store_session_spans(struct store *s, int64_t id,
+                        int (*visit)(void *arg, const struct span_info *info, const uint8_t digest[16]),
+                        void *arg, struct err *e);
+
+/* XXH3-128 of the little-endian XXH3-64 of every 256 KiB. */
+int store_payload_digest(const void *bytes, size_t n, uint8_t out[16], struct err *e);
 
 /* ---- numbers ------------------------------------------------------------------------------------------- */
 
