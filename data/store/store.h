@@ -36,6 +36,14 @@ struct progress; /* engine/base/progress.h */
 int store_open(const char *dir, struct store **out, struct err *e);
 void store_close(struct store *s); /* NULL is legal; every span_map must have been unmapped */
 
+/* One transaction around several changes of rows, so that a crash leaves all of them or none. Nestable: an
+ * inner pair that ends with rc != 0 undoes its own part, the outer one decides about the whole. Others cannot
+ * write meanwhile: compute first, then begin. store_end commits when rc is 0, else rolls back; it returns rc
+ * or the commit's error. What a rolled back put wrote is given back later. Not around store_gc,
+ * store_collect. */
+int store_begin(struct store *s, struct err *e);
+int store_end(struct store *s, int rc, struct err *e);
+
 /* ---- spans: immutable bytes by (kind, key) ------------------------------------------------------------- */
 
 struct span_put {
@@ -46,6 +54,8 @@ struct span_put {
     size_t meta_size;
     const struct iovec *parts; /* payload = the parts in order; may be empty */
     int n;
+    uint64_t position; /* the caller's units (tokens) before its end; gc takes the deepest first */
+    double seconds;    /* what computing it again costs; finite, >= 0 */
 };
 
 struct span_info {
@@ -54,6 +64,8 @@ struct span_info {
     uint8_t key[STORE_KEY_BYTES];
     uint8_t parent[STORE_KEY_BYTES];
     uint64_t size; /* payload bytes */
+    uint64_t position;
+    double seconds;
     size_t meta_size;
     uint8_t meta[STORE_META_MAX];
 };
@@ -68,6 +80,10 @@ struct span_map {
  * span damaged: then it is replaced. Full disk: ERR_IO, nothing changed. Reference the key from its session
  * (store_session_ref) before the put, so that no clean-up of another process takes the span away. */
 int store_span_put(struct store *s, const struct span_put *put, struct err *e);
+
+/* As n puts, but all or none: one sequential write, one sync, one commit. They go to one file, so keep a
+ * batch within some hundred MB. A key that comes twice counts once. */
+int store_spans_put(struct store *s, const struct span_put *puts, size_t n, struct err *e);
 
 /* Reads the row alone. `out` may be NULL. ERR_NOT_FOUND, or ERR_FORMAT for a damaged row. */
 int store_span_find(struct store *s, int kind, const uint8_t *key, struct span_info *out, struct err *e);
@@ -88,6 +104,62 @@ int store_span_list(struct store *s, int kind, int (*visit)(void *arg, const str
 /* Drops spans that no session references, files that no row names, and gives back the space of holes. */
 int store_collect(struct store *s, struct err *e);
 
+/* ---- room ---------------------------------------------------------------------------------------------- */
+
+#define STORE_NO_LIMIT UINT64_MAX
+
+struct store_budget {
+    uint64_t bytes;      /* of payload, at most; STORE_NO_LIMIT */
+    uint64_t leave_free; /* of the file system; 0 = no matter */
+};
+
+struct store_gc_result {
+    uint64_t spans; /* dropped */
+    uint64_t bytes_before, bytes_after;
+    uint64_t seconds_to_rebuild; /* of what was dropped, rounded up */
+    uint64_t kept_because_open;  /* payload bytes that were no candidates */
+    uint64_t kept_because_pinned;
+};
+
+/* Drops unreferenced spans (as store_collect), then by least recently opened chain, deepest first, until the
+ * budget (NULL: none) holds; never a span of a pinned session, nor of one that a living process has locked
+ * (this one included). Sessions keep their references: a dropped span is a miss, to be computed again and
+ * put. A budget that cannot be met is no error: compare bytes_after. Several short transactions;
+ * ERR_CANCELLED and other failures keep what was done, *out (may be NULL) says how much. */
+int store_gc(struct store *s, const struct store_budget *b, const struct progress *p, struct cancel *c,
+             struct store_gc_result *out, struct err *e);
+
+struct store_usage {
+    uint64_t spans, bytes;
+    uint64_t shared_bytes; /* of bytes: other sessions have them too */
+    double seconds;        /* to compute it again */
+    uint64_t position;     /* the deepest */
+};
+
+/* Of the spans that exist and that the session references, those with from < position <= to. */
+int store_session_usage(struct store *s, int64_t id, uint64_t from, uint64_t to, struct store_usage *out,
+                        struct err *e);
+
+/* Sessions that end in the same key have one chain. */
+struct store_chain {
+    uint8_t key[STORE_KEY_BYTES]; /* of its end; zeros for a session that has spans but no chain yet */
+    uint64_t position;            /* of its deepest span */
+    uint64_t bytes, spans;        /* a span of several chains counts in each */
+    uint64_t sessions;
+    int64_t opened; /* by the last of them, Unix seconds */
+    double seconds;
+    int pinned;
+};
+
+struct store_chain_list {
+    struct store_chain *items;
+    size_t n;
+};
+
+/* Last opened first. */
+int store_chain_list(struct store *s, struct store_chain_list *out, struct err *e);
+void store_chain_list_free(struct store_chain_list *list);
+
 /* ---- sessions ------------------------------------------------------------------------------------------ */
 
 struct store_session {
@@ -100,6 +172,8 @@ struct store_session {
     int has_chain;
     uint8_t chain[STORE_KEY_BYTES]; /* key of the last token that was read */
     uint64_t tokens;                /* tokens read so far */
+    int pinned;                     /* gc leaves its spans alone */
+    int damaged;                    /* set by store_session_list alone: the row is not as it was written */
     /* Counted on reading: */
     uint64_t documents, pages, turns;
     uint64_t kv_bytes; /* payload of the spans it references, shared ones too */
@@ -114,9 +188,12 @@ struct store_session_list {
  * taken. */
 int store_session_create(struct store *s, const char *name, const struct store_session *from, int64_t *id,
                          struct err *e);
+/* ERR_FORMAT for a row that is not as it was written: it can be deleted (store_session_find). */
 int store_session_get(struct store *s, const char *name, struct store_session *out, struct err *e);
 int store_session_get_id(struct store *s, int64_t id, struct store_session *out, struct err *e);
 void store_session_free(struct store_session *out); /* legal on a zeroed one */
+/* The id alone, of damaged rows too. */
+int store_session_find(struct store *s, const char *name, int64_t *id, struct err *e);
 
 /* Last opened first. */
 int store_session_list(struct store *s, struct store_session_list *out, struct err *e);
@@ -126,6 +203,7 @@ void store_session_list_free(struct store_session_list *list);
 int store_session_update(struct store *s, const struct store_session *row, struct err *e);
 int store_session_touch(struct store *s, int64_t id, struct err *e); /* opened = now */
 int store_session_rename(struct store *s, int64_t id, const char *name, struct err *e);
+int store_session_pin(struct store *s, int64_t id, int on, struct err *e);
 
 /* A new session with the same documents (shared), turns (copied) and references. */
 int store_session_fork(struct store *s, int64_t id, const char *name, int64_t *out, struct err *e);
@@ -133,6 +211,10 @@ int store_session_fork(struct store *s, int64_t id, const char *name, int64_t *o
 /* Deletes it with its turns and with the documents and spans that no other session has. ERR_BUSY while
  * another process has it locked. */
 int store_session_delete(struct store *s, int64_t id, struct err *e);
+
+/* Forgets its KV (spans that no other session has go); text and turns stay. *bytes (may be NULL): payload
+ * that went. has_chain = 0, tokens = 0. ERR_BUSY while another process has it locked. */
+int store_session_strip(struct store *s, int64_t id, uint64_t *bytes, struct err *e);
 
 /* The session needs this span. The span need not exist yet; twice is the same as once. */
 int store_session_ref(struct store *s, int64_t id, int kind, const uint8_t *key, struct err *e);
@@ -184,6 +266,7 @@ struct store_turn {
     int ordinal;
     char *question, *answer, *json; /* json: citations and usage, the caller's */
     int64_t time;                   /* Unix seconds */
+    int damaged;                    /* set on reading: not as it was written, so no longer to be believed */
 };
 
 struct store_turn_list {
