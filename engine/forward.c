@@ -221,8 +221,13 @@ static void close_page(struct layer_job *j, size_t slot, size_t page)
         memcpy(to, raw, y->raw_bytes);
     } else {
         const uint16_t *k = (const uint16_t *)(const void *)raw;
-        s->engine->kernels->kv_page_pack(&(struct kv_page_pack_args){
-            .k = k, .ldk = y->D, .v = k + KV_PAGE * y->D, .ldv = y->D, .D = y->D, .record = to});
+        s->engine->kernels->kv_page_pack(&(struct kv_page_pack_args){.k = k,
+                                                                     .ldk = y->D,
+                                                                     .v = k + KV_PAGE * y->D,
+                                                                     .ldv = y->D,
+                                                                     .D = y->D,
+                                                                     .format = y->bits,
+                                                                     .record = to});
     }
     if (s->proving && memcmp(to, final, y->record_bytes) != 0)
         atomic_store(&j->differs, 1);
@@ -259,12 +264,12 @@ static size_t retrieval_list(const struct layer_job *j, size_t slot, size_t page
     const struct cache_layout *y = &j->s->engine->layout;
     for (size_t p = 0; p < page; p++)
         list[p] = (struct attend_block){.data = cache_record(&j->s->cache, j->l, p, slot),
-                                        .bits = y->bits,
+                                        .format = y->bits,
                                         .base = p * KV_PAGE,
                                         .hi = KV_PAGE};
     size_t rows = j->pos0 + j->T - page * KV_PAGE;
     list[page] = (struct attend_block){.data = own_page(j, slot, page),
-                                       .bits = 16,
+                                       .format = KV_RAW,
                                        .base = page * KV_PAGE,
                                        .hi = rows < KV_PAGE ? (int)rows : KV_PAGE};
     return page + 1;
@@ -281,7 +286,7 @@ static size_t streaming_list(const struct layer_job *j, size_t slot, size_t page
             p = oldest; /* oldest <= page here: a query sees its own page */
         size_t rows = j->pos0 + j->T - p * KV_PAGE;
         list[n++] = (struct attend_block){.data = cache_stream(&j->s->cache, j->l, slot, p),
-                                          .bits = 16,
+                                          .format = KV_RAW,
                                           .base = p * KV_PAGE,
                                           .hi = rows < KV_PAGE ? (int)rows : KV_PAGE};
     }

@@ -20,6 +20,7 @@
 
 #include "engine/base/err.h"
 #include "engine/base/pool.h"
+#include "kernels/kv_page.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -175,39 +176,14 @@ struct half_decode_args {
     size_t n;
 };
 
-enum { KV_PAGE_TOKENS = 64 };
-
-/* Bytes of the record of 64 tokens of one (layer, kv head); 0 when the pair is not handled. bits 16: K then
- * V, fp16 [64][D] each, D a multiple of 8. bits 8: D*64 codes of K, D*64 codes of V, K params (scale[D],
- * min[D]), V params (scale[64], min[64]); D a multiple of 16. D <= 256. README.md draws the code lines. */
-size_t kv_page_bytes(int bits, size_t D);
-
-/* One 8-bit record out of 64 rows of fp16 keys and values. Non-finite inputs are the caller's to refuse. */
-struct kv_page_pack_args {
-    const uint16_t *k; /* [64][ldk] fp16 */
-    size_t ldk;
-    const uint16_t *v; /* [64][ldv] fp16 */
-    size_t ldv;
-    size_t D;
-    void *record; /* kv_page_bytes(8, D), 64-byte aligned */
-};
-/* min + scale * code, one fma each, exactly what attend sees. */
-struct kv_page_unpack_args {
-    const void *record;
-    int bits; /* 8 or 16 */
-    size_t D;
-    float *k; /* [64][D] */
-    float *v; /* [64][D] */
-};
-
 /* Attention of G query heads of one KV head over a list of 64-token blocks, by the one rule of visibility:
  * key k is seen by query q when k is a usable row, k <= q, and (not streaming, or k < S, or q - k < R).
  * Blocks come in ascending base order; per block: scores (ascending d), running maximum, exp, values
  * (ascending token). A block that a row does not see leaves that row alone, and a row that sees nothing
  * yields zeros. Runs on the calling thread; the caller spreads heads and query tiles over its pool. */
 struct attend_block {
-    const void *data; /* a record; only rows [lo, hi) of a 16-bit one are read; 8-bit ones are read whole */
-    int bits;         /* 16 or 8 */
+    const void *data; /* a record; only rows [lo, hi) of a raw one are read; coded ones are read whole */
+    int format;       /* enum kv_format */
     size_t base;      /* absolute position of row 0 */
     int lo, hi;       /* 0 <= lo <= hi <= 64 */
 };

@@ -34,7 +34,7 @@ struct tile {
 static void load_keys_8(const uint8_t *record, size_t D, float *k)
 {
     float params[2 * HEAD_DIM_MAX];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_k_params(D));
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).k_params);
     for (size_t i = 0; i < 2 * D; i += VW)
         vf_store(params + i, vf_load_half(raw + i));
     for (size_t t16 = 0; t16 < 4; t16++)
@@ -57,10 +57,10 @@ static void load_keys_8(const uint8_t *record, size_t D, float *k)
 static void load_values_8(const uint8_t *record, size_t D, float *v)
 {
     float params[2 * KV_PAGE_TOKENS];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_v_params(D));
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).v_params);
     for (size_t i = 0; i < 2 * KV_PAGE_TOKENS; i += VW)
         vf_store(params + i, vf_load_half(raw + i));
-    const uint8_t *lines = record + page_v_codes(D);
+    const uint8_t *lines = record + page_layout(KV_8, D).v_codes;
     for (size_t u = 0; u < 2; u++)
         for (size_t h = 0; h < 2; h++)
             for (size_t j = 0; j < 4; j++) {
@@ -99,7 +99,7 @@ INLINE void two_vectors(const uint8_t *lines, size_t i, size_t stride, size_t sw
 INLINE void fused_scores(struct tile *a, const int n, const uint8_t *record, size_t D, float factor)
 {
     float params[2 * HEAD_DIM_MAX];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_k_params(D));
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).k_params);
     for (size_t i = 0; i < 2 * D; i += VW)
         vf_store(params + i, vf_load_half(raw + i));
     for (size_t col = 0; col < KV_PAGE_TOKENS / (2 * VW); col++) {
@@ -137,7 +137,7 @@ INLINE void fused_scores(struct tile *a, const int n, const uint8_t *record, siz
 INLINE void fused_values(struct tile *a, const int n, const uint8_t *record, size_t D)
 {
     float params[2 * KV_PAGE_TOKENS];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_v_params(D));
+    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).v_params);
     for (size_t i = 0; i < 2 * KV_PAGE_TOKENS; i += VW)
         vf_store(params + i, vf_load_half(raw + i));
     for (size_t col = 0; col < D / (2 * VW); col++) {
@@ -152,8 +152,8 @@ INLINE void fused_values(struct tile *a, const int n, const uint8_t *record, siz
             size_t u = eight / 16, high = eight / 8 % 2, j = eight / 2 % 4, h = eight % 2;
             size_t token = 32 * u + 16 * high + 4 * j + 2 * h;
             vi words[2];
-            two_vectors(record + page_v_codes(D) + (u * (D / 16) * 8 + h * 4 + j) * 64, col, 8 * 64, j >> 1,
-                        words);
+            two_vectors(record + page_layout(KV_8, D).v_codes + (u * (D / 16) * 8 + h * 4 + j) * 64, col,
+                        8 * 64, j >> 1, words);
             if (high) {
                 words[0] = vi_next_byte(vi_next_byte(words[0]));
                 words[1] = vi_next_byte(vi_next_byte(words[1]));
@@ -379,7 +379,7 @@ static struct attend_share soften(struct tile *a, int r, const struct attend_roo
 
 static int is_fused(const struct attend_args *a, const struct attend_block *b)
 {
-    return b->bits == 8 && a->T * a->G <= FUSED_ROWS && a->D % 32 == 0;
+    return b->format == KV_8 && a->T * a->G <= FUSED_ROWS && a->D % 32 == 0;
 }
 
 static void run_tile(const struct attend_args *a, const struct attend_room *room, struct tile *tile, size_t b,
@@ -407,7 +407,7 @@ static void run_tile(const struct attend_args *a, const struct attend_room *room
 static void load_block(const struct attend_args *a, const struct attend_room *room,
                        const struct attend_block *b, size_t lo, size_t hi)
 {
-    if (b->bits == 8) {
+    if (b->format == KV_8) {
         load_keys_8(b->data, a->D, room->k);
         load_values_8(b->data, a->D, room->v);
     } else {
@@ -450,7 +450,10 @@ static float exponential(float x)
 
 void OP(attend)(const struct attend_args *a)
 {
-    if (a->D % 16) {
+    int other = 0;
+    for (size_t b = 0; b < a->n_blocks; b++)
+        other |= a->blocks[b].format != KV_RAW && a->blocks[b].format != KV_8;
+    if (a->D % 16 || other) {
         ref_attend(a);
         return;
     }

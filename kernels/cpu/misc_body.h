@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* misc_body.h - the small ops in vectors: norm, SiLU, rope, fp16, packing of a KV page; included once by
- * misc_avx2.c and misc_avx512.c. rope, fp16 and packing give the very bits of the plain C ops. */
+/* misc_body.h - the small ops in vectors: norm, SiLU, rope, fp16; included once by misc_avx2.c and
+ * misc_avx512.c. rope and fp16 give the very bits of the plain C ops. */
 #include <assert.h>
 #include <math.h>
 
@@ -135,61 +135,4 @@ void OP(half_decode)(const struct half_decode_args *a)
         vf_store(a->y + i, vf_load_half(a->x + i));
     for (; i < a->n; i++)
         a->y[i] = half_to_float(a->x[i]);
-}
-
-/* Keys of VW channels from c on: range per channel over the page, then codes. */
-static void code_keys(const struct kv_page_pack_args *a, size_t c, uint16_t *params, uint8_t *codes)
-{
-    float lo[VW], step[VW], hi[VW];
-    vf low = vf_set1(INFINITY), high = vf_set1(-INFINITY);
-    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
-        vf v = vf_load_half(a->k + t * a->ldk + c);
-        low = vf_min(low, v);
-        high = vf_max(high, v);
-    }
-    low = vf_add(low, vf_zero());
-    vf_store(lo, low);
-    vf_store(hi, high);
-    for (size_t i = 0; i < VW; i++) {
-        size_t at = page_k_param_index(a->D, c + i);
-        params[at] = page_scale(hi[i] - lo[i]);
-        params[a->D + at] = half_from_float(lo[i]);
-        step[i] = params[at] ? half_to_float(params[at]) : 1; /* 0 / 1 where the range is 0 */
-    }
-    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
-        vf v = vf_sub(vf_load_half(a->k + t * a->ldk + c), low);
-        vf_store_codes(codes + t * a->D + c, vf_div(v, vf_load(step)));
-    }
-}
-
-static void code_values(const struct kv_page_pack_args *a, size_t t, uint16_t *params, uint8_t *codes)
-{
-    const uint16_t *row = a->v + t * a->ldv;
-    vf low = vf_set1(INFINITY), high = vf_set1(-INFINITY);
-    for (size_t c = 0; c < a->D; c += VW) {
-        vf v = vf_load_half(row + c);
-        low = vf_min(low, v);
-        high = vf_max(high, v);
-    }
-    float lo = -vf_top(vf_sub(vf_zero(), low)) + 0.0f;
-    size_t at = page_v_param_index(t);
-    params[at] = page_scale(vf_top(high) - lo);
-    params[KV_PAGE_TOKENS + at] = half_from_float(lo);
-    float step = params[at] ? half_to_float(params[at]) : 1;
-    for (size_t c = 0; c < a->D; c += VW)
-        vf_store_codes(codes + t * a->D + c,
-                       vf_div(vf_sub(vf_load_half(row + c), vf_set1(lo)), vf_set1(step)));
-}
-
-void OP(kv_page_pack)(const struct kv_page_pack_args *a)
-{
-    size_t D = a->D;
-    assert(kv_page_bytes(8, D));
-    uint8_t *record = a->record;
-    uint8_t k[KV_PAGE_TOKENS * HEAD_DIM_MAX], v[KV_PAGE_TOKENS * HEAD_DIM_MAX];
-    for (size_t c = 0; c < D; c += VW)
-        code_keys(a, c, (uint16_t *)(void *)(record + page_k_params(D)), k);
-    for (size_t t = 0; t < KV_PAGE_TOKENS; t++)
-        code_values(a, t, (uint16_t *)(void *)(record + page_v_params(D)), v);
-    page_place_codes(D, k, v, record);
 }

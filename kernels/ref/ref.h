@@ -16,6 +16,7 @@ void ref_rope_table(const struct rope_table_args *a);
 void ref_rope_apply(const struct rope_apply_args *a);
 void ref_half_encode(const struct half_encode_args *a);
 void ref_half_decode(const struct half_decode_args *a);
+void ref_kv_page_pack_raw(const struct kv_page_pack_args *a); /* the record alone */
 void ref_kv_page_pack(const struct kv_page_pack_args *a);
 void ref_kv_page_unpack(const struct kv_page_unpack_args *a);
 void ref_attend(const struct attend_args *a);

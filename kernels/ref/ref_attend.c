@@ -9,12 +9,12 @@
 #include "kernels/attend.h"
 #include "kernels/half.h"
 
-/* k, v [64][D]; rows outside [lo, hi) of a 16-bit block are not read. */
+/* k, v [64][D]; rows outside [lo, hi) of a raw block are not read. */
 static void load_block(const struct attend_block *b, size_t D, float *k, float *v)
 {
-    if (b->bits == 8) {
+    if (b->format != KV_RAW) {
         ref_kv_page_unpack(
-            &(struct kv_page_unpack_args){.record = b->data, .bits = 8, .D = D, .k = k, .v = v});
+            &(struct kv_page_unpack_args){.record = b->data, .format = b->format, .D = D, .k = k, .v = v});
         return;
     }
     const uint16_t *raw = b->data;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ref_page.c - the 8-bit KV record: pack, unpack, and the layout helpers of page.h.
+/* ref_page.c - KV records in plain C: pack, unpack and the scan summary, code by code.
  *
- * K is quantised per channel over the page's 64 tokens, V per token over the channels. min is one of the fp16
- * inputs, so it is exact; the scale is rounded to fp16 before coding and reaches the maximum, so nothing is
- * clipped and |x - (min + scale * code)| <= scale / 2 up to the rounding of one fma.
+ * K is quantised per channel over the page's 64 tokens, V per token over the channels. Parameters are rounded
+ * to fp16 before coding, and the grid (page.c) reaches every value, so nothing is clipped and
+ * |x - (min + scale * code)| <= scale / 2 up to the rounding of one fma.
  */
 #include "kernels/ref/ref.h"
 
@@ -14,50 +14,52 @@
 #include "kernels/half.h"
 #include "kernels/page.h"
 
-size_t kv_page_bytes(int bits, size_t D)
+/* The planes of a code of `bits` bits: 3 bits are 2 and 1. */
+static int planes(int bits, int plane[2])
 {
-    if (!D || D > HEAD_DIM_MAX)
-        return 0;
-    if (bits == 16 && D % 8 == 0)
-        return 2 * KV_PAGE_TOKENS * D * 2;
-    if (bits == 8 && D % 16 == 0)
-        return 2 * KV_PAGE_TOKENS * D + 4 * D + 4 * KV_PAGE_TOKENS;
-    return 0;
+    plane[0] = bits == 3 ? 2 : bits;
+    plane[1] = 1;
+    return bits == 3 ? 2 : 1;
 }
 
-uint16_t page_scale(float range)
+static struct page_place place(int keys, size_t D, int bits, size_t token, size_t channel)
 {
-    if (!(range > 0))
-        return 0;
-    uint16_t h = half_from_float(range / 255.0f);
-    while (half_to_float(h) * 255.0f < range)
-        h++;
-    return h;
+    return keys ? page_k_place(D, bits, token, channel) : page_v_place(D, bits, token, channel);
 }
 
-void page_place_codes(size_t D, const uint8_t *k, const uint8_t *v, uint8_t *record)
+/* codes[64][D] into zeroed planes. */
+static void put_codes(int keys, size_t D, int bits, const uint8_t *codes, uint8_t *to)
 {
-    for (size_t t = 0; t < KV_PAGE_TOKENS; t++)
-        for (size_t cg = 0; cg < D / 4; cg++)
-            memcpy(record + page_k_word(D, cg, t), k + t * D + 4 * cg, 4);
-    uint8_t *lines = record + page_v_codes(D);
-    for (size_t u = 0; u < 2; u++)
-        for (size_t h = 0; h < 2; h++)
-            for (size_t j = 0; j < 4; j++) {
-                const uint8_t *row = v + (32 * u + 4 * j + 2 * h) * D;
-                for (size_t c = 0; c < D; c++) {
-                    uint8_t *word = lines + page_v_word(D, u, h, j, c);
-                    word[0] = row[c];
-                    word[1] = row[D + c];
-                    word[2] = row[16 * D + c];
-                    word[3] = row[17 * D + c];
-                }
+    int width[2], n = planes(bits, width), below = 0;
+    for (int i = 0; i < n; i++) {
+        for (size_t t = 0; t < KV_PAGE_TOKENS; t++)
+            for (size_t c = 0; c < D; c++) {
+                struct page_place p = place(keys, D, width[i], t, c);
+                unsigned code = codes[t * D + c] >> below & ((1u << width[i]) - 1);
+                to[p.word + (size_t)p.shift / 8] |= (uint8_t)(code << p.shift % 8);
             }
+        to += page_plane_bytes(D, width[i]);
+        below += width[i];
+    }
 }
 
-/* Range of n values `stride` apart, then their codes. */
-static void code_run(const uint16_t *x, size_t n, size_t stride, uint16_t *scale, uint16_t *min,
-                     uint8_t *codes, size_t code_stride)
+static unsigned get_code(int keys, size_t D, int bits, const uint8_t *from, size_t t, size_t c)
+{
+    int width[2], n = planes(bits, width), below = 0;
+    unsigned code = 0;
+    for (int i = 0; i < n; i++) {
+        struct page_place p = place(keys, D, width[i], t, c);
+        unsigned byte = from[p.word + (size_t)p.shift / 8];
+        code |= (byte >> p.shift % 8 & ((1u << width[i]) - 1)) << below;
+        from += page_plane_bytes(D, width[i]);
+        below += width[i];
+    }
+    return code;
+}
+
+/* Grid of n values `stride` apart, then their codes. */
+static struct page_grid code_run(const uint16_t *x, size_t n, size_t stride, int bits, uint8_t *codes,
+                                 size_t code_stride)
 {
     float lo = INFINITY, hi = -INFINITY;
     for (size_t i = 0; i < n; i++) {
@@ -65,36 +67,80 @@ static void code_run(const uint16_t *x, size_t n, size_t stride, uint16_t *scale
         lo = f < lo ? f : lo;
         hi = f > hi ? f : hi;
     }
-    lo += 0.0f; /* -0 becomes +0: the record depends on values alone */
-    *scale = page_scale(hi - lo);
-    *min = half_from_float(lo);
-    float step = half_to_float(*scale);
-    for (size_t i = 0; i < n; i++) {
-        float c = step > 0 ? rintf((half_to_float(x[i * stride]) - lo) / step) : 0;
-        codes[i * code_stride] = (uint8_t)(c > 255 ? 255 : c);
+    /* -0 becomes +0: the record depends on values alone */
+    struct page_grid grid = page_grid(lo + 0.0f, hi + 0.0f, bits);
+    float scale = half_to_float(grid.scale), min = half_to_float(grid.min);
+    for (size_t i = 0; i < n; i++)
+        codes[i * code_stride] = page_code(half_to_float(x[i * stride]), scale, min, bits);
+    return grid;
+}
+
+static void pack_codes(const struct kv_page_pack_args *a)
+{
+    size_t D = a->D;
+    struct page_layout y = page_layout(a->format, D);
+    uint8_t *record = a->record;
+    uint16_t *kp = (uint16_t *)(void *)(record + y.k_params);
+    uint16_t *vp = (uint16_t *)(void *)(record + y.v_params);
+    uint8_t codes[KV_PAGE_TOKENS * HEAD_DIM_MAX];
+    memset(record, 0, y.k_params);
+    for (size_t c = 0; c < D; c++) {
+        struct page_grid g = code_run(a->k + c, KV_PAGE_TOKENS, a->ldk, y.k_bits, codes + c, D);
+        kp[page_k_param_index(D, c)] = g.scale;
+        kp[D + page_k_param_index(D, c)] = g.min;
+    }
+    put_codes(1, D, y.k_bits, codes, record);
+    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        struct page_grid g = code_run(a->v + t * a->ldv, D, 1, y.v_bits, codes + t * D, 1);
+        vp[page_v_param_index(t)] = g.scale;
+        vp[KV_PAGE_TOKENS + page_v_param_index(t)] = g.min;
+    }
+    put_codes(0, D, y.v_bits, codes, record + y.v_codes);
+}
+
+static void scan(const struct kv_page_pack_args *a)
+{
+    size_t D = a->D;
+    float mean[HEAD_DIM_MAX], point[HEAD_DIM_MAX], furthest = 0;
+    for (size_t c = 0; c < D; c++) {
+        mean[c] = 0;
+        for (size_t t = 0; t < KV_PAGE_TOKENS; t++)
+            mean[c] += half_to_float(a->k[t * a->ldk + c]);
+        mean[c] /= KV_PAGE_TOKENS;
+    }
+    page_scan_means(mean, D, a->scan, point);
+    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        float sum = 0;
+        for (size_t c = 0; c < D; c++) {
+            float d = half_to_float(a->k[t * a->ldk + c]) - point[c];
+            sum = fmaf(d, d, sum);
+        }
+        furthest = sum > furthest ? sum : furthest;
+    }
+    page_scan_radius(furthest, D, a->scan);
+}
+
+void ref_kv_page_pack_raw(const struct kv_page_pack_args *a)
+{
+    uint16_t *record = a->record;
+    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
+        memcpy(record + t * a->D, a->k + t * a->ldk, a->D * 2);
+        memcpy(record + (KV_PAGE_TOKENS + t) * a->D, a->v + t * a->ldv, a->D * 2);
     }
 }
 
 void ref_kv_page_pack(const struct kv_page_pack_args *a)
 {
-    size_t D = a->D;
-    assert(kv_page_bytes(8, D));
-    uint8_t *record = a->record;
-    uint16_t *kp = (uint16_t *)(void *)(record + page_k_params(D));
-    uint16_t *vp = (uint16_t *)(void *)(record + page_v_params(D));
-    uint8_t k[KV_PAGE_TOKENS * HEAD_DIM_MAX], v[KV_PAGE_TOKENS * HEAD_DIM_MAX];
-    for (size_t c = 0; c < D; c++) {
-        size_t at = page_k_param_index(D, c);
-        code_run(a->k + c, KV_PAGE_TOKENS, a->ldk, &kp[at], &kp[D + at], k + c, D);
-    }
-    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
-        size_t at = page_v_param_index(t);
-        code_run(a->v + t * a->ldv, D, 1, &vp[at], &vp[KV_PAGE_TOKENS + at], v + t * D, 1);
-    }
-    page_place_codes(D, k, v, record);
+    assert(kv_page_bytes(a->format, a->D));
+    if (a->format == KV_RAW)
+        ref_kv_page_pack_raw(a);
+    else
+        pack_codes(a);
+    if (a->scan)
+        scan(a);
 }
 
-static float value(const uint16_t *params, size_t n, size_t at, uint8_t code)
+static float value(const uint16_t *params, size_t n, size_t at, unsigned code)
 {
     return fmaf((float)code, half_to_float(params[at]), half_to_float(params[n + at]));
 }
@@ -102,8 +148,8 @@ static float value(const uint16_t *params, size_t n, size_t at, uint8_t code)
 void ref_kv_page_unpack(const struct kv_page_unpack_args *a)
 {
     size_t D = a->D;
-    assert(kv_page_bytes(a->bits, D));
-    if (a->bits == 16) {
+    assert(kv_page_bytes(a->format, D));
+    if (a->format == KV_RAW) {
         const uint16_t *k = a->record;
         for (size_t i = 0; i < KV_PAGE_TOKENS * D; i++) {
             a->k[i] = half_to_float(k[i]);
@@ -111,16 +157,14 @@ void ref_kv_page_unpack(const struct kv_page_unpack_args *a)
         }
         return;
     }
+    struct page_layout y = page_layout(a->format, D);
     const uint8_t *record = a->record;
-    const uint16_t *kp = (const uint16_t *)(const void *)(record + page_k_params(D));
-    const uint16_t *vp = (const uint16_t *)(const void *)(record + page_v_params(D));
-    for (size_t t = 0; t < KV_PAGE_TOKENS; t++) {
-        size_t u = t / 32, i = t % 32, j = i % 16 / 4, h = i % 4 / 2, byte = i / 16 * 2 + i % 2;
+    const uint16_t *kp = (const uint16_t *)(const void *)(record + y.k_params);
+    const uint16_t *vp = (const uint16_t *)(const void *)(record + y.v_params);
+    for (size_t t = 0; t < KV_PAGE_TOKENS; t++)
         for (size_t c = 0; c < D; c++) {
-            uint8_t code = record[page_k_word(D, c / 4, t) + c % 4];
-            a->k[t * D + c] = value(kp, D, page_k_param_index(D, c), code);
-            code = record[page_v_codes(D) + page_v_word(D, u, h, j, c) + byte];
-            a->v[t * D + c] = value(vp, KV_PAGE_TOKENS, page_v_param_index(t), code);
+            a->k[t * D + c] = value(kp, D, page_k_param_index(D, c), get_code(1, D, y.k_bits, record, t, c));
+            a->v[t * D + c] = value(vp, KV_PAGE_TOKENS, page_v_param_index(t),
+                                    get_code(0, D, y.v_bits, record + y.v_codes, t, c));
         }
-    }
 }

@@ -137,7 +137,7 @@ static void bench_attend(const struct bench *b, int bits, size_t pages, size_t t
         memcpy(data + i, &h, 2);
     }
     for (size_t p = 0; p < pages; p++)
-        blocks[p] = (struct attend_block){.data = data + p * bytes, .bits = bits, .base = p * 64, .hi = 64};
+        blocks[p] = (struct attend_block){.data = data + p * bytes, .format = bits, .base = p * 64, .hi = 64};
     double best = 1e9;
     for (int r = 0; r < ROUNDS; r++) {
         double t0 = clock_seconds();

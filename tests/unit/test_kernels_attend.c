@@ -35,15 +35,15 @@ static void world_make(struct world *w, size_t G, size_t D, uint64_t seed, float
         for (size_t i = 0; i < 2 * 64 * D; i++)
             raw[i] = half_from_float(random_normal(&r) * size + (i % D == 5 ? 3 : 0));
         struct kv_page_unpack_args u = {
-            .record = raw, .bits = 16, .D = D, .k = w->k + p * 64 * D, .v = w->v + p * 64 * D};
+            .record = raw, .format = 16, .D = D, .k = w->k + p * 64 * D, .v = w->v + p * 64 * D};
         ref->kv_page_unpack(&u);
         if (!kv_page_bytes(8, D))
             continue;
         w->coded[p] = aligned_zero(kv_page_bytes(8, D));
         ref->kv_page_pack(&(struct kv_page_pack_args){
-            .k = raw, .ldk = D, .v = raw + 64 * D, .ldv = D, .D = D, .record = w->coded[p]});
+            .k = raw, .ldk = D, .v = raw + 64 * D, .ldv = D, .D = D, .format = 8, .record = w->coded[p]});
         u = (struct kv_page_unpack_args){.record = w->coded[p],
-                                         .bits = 8,
+                                         .format = 8,
                                          .D = D,
                                          .k = w->k + (TOKENS + p * 64) * D,
                                          .v = w->v + (TOKENS + p * 64) * D};
@@ -78,7 +78,7 @@ static struct job job_make(const struct world *w, size_t pos0, size_t T, unsigne
         int bits = coded >> p & 1 && w->coded[p] ? 8 : 16;
         size_t left = pos0 + T - p * 64;
         j.blocks[p] = (struct attend_block){.data = bits == 8 ? w->coded[p] : w->raw[p],
-                                            .bits = bits,
+                                            .format = bits,
                                             .base = p * 64,
                                             .hi = left < 64 ? (int)left : 64};
     }
@@ -126,7 +126,7 @@ static void plain(const struct world *w, const struct job *j, float *out, double
                     size_t key = j->blocks[b].base + i;
                     if (key > p || (j->streaming && key >= j->S && p - key >= j->R))
                         continue;
-                    size_t at = ((j->blocks[b].bits == 8 ? TOKENS : 0) + key) * D;
+                    size_t at = ((j->blocks[b].format == 8 ? TOKENS : 0) + key) * D;
                     if (pass == 0) {
                         score[key] = 0;
                         for (size_t d = 0; d < D; d++)

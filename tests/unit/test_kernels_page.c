@@ -76,11 +76,11 @@ static void bounded(const struct kernels *k)
             fill(&r, kind, D, ld, key, value);
             memset(record, 0xee, bytes);
             k->kv_page_pack(&(struct kv_page_pack_args){
-                .k = key, .ldk = ld, .v = value, .ldv = ld, .D = D, .record = record});
+                .k = key, .ldk = ld, .v = value, .ldv = ld, .D = D, .format = 8, .record = record});
             poison(kf, 64 * D);
             poison(vf, 64 * D);
             k->kv_page_unpack(
-                &(struct kv_page_unpack_args){.record = record, .bits = 8, .D = D, .k = kf, .v = vf});
+                &(struct kv_page_unpack_args){.record = record, .format = 8, .D = D, .k = kf, .v = vf});
             for (size_t c = 0; c < D; c++)
                 check_run(key + c, ld, kf + c, D, 64);
             for (size_t t = 0; t < 64; t++)
@@ -109,7 +109,8 @@ static void same_bytes(const struct kernels *k)
             uint8_t *a = aligned_zero(bytes), *b = aligned_zero(bytes);
             fill(&r, kind, D, D, key, value);
             memset(b, 0xff, bytes); /* every byte must be written */
-            struct kv_page_pack_args args = {.k = key, .ldk = D, .v = value, .ldv = D, .D = D, .record = a};
+            struct kv_page_pack_args args = {
+                .k = key, .ldk = D, .v = value, .ldv = D, .D = D, .format = 8, .record = a};
             kernels_get("ref")->kv_page_pack(&args);
             args.record = b;
             k->kv_page_pack(&args);
@@ -148,8 +149,8 @@ static void test_layout(void **state)
             v[t * D + c] = half_from_float(want_v[t][c] * 2.0f + (float)t);
         }
     uint8_t *record = aligned_zero(kv_page_bytes(8, D));
-    kernels_get(NULL)->kv_page_pack(
-        &(struct kv_page_pack_args){.k = k, .ldk = D, .v = v, .ldv = D, .D = D, .record = record});
+    kernels_get(NULL)->kv_page_pack(&(struct kv_page_pack_args){
+        .k = k, .ldk = D, .v = v, .ldv = D, .D = D, .format = 8, .record = record});
     for (size_t t16 = 0; t16 < 4; t16++)
         for (size_t cg = 0; cg < D / 4; cg++)
             for (size_t tok = 0; tok < 16; tok++) {
@@ -195,7 +196,7 @@ static void test_sizes(void **state)
     assert_int_equal(kv_page_bytes(8, 128), 17152);
     assert_int_equal(kv_page_bytes(16, 72), 18432);
     assert_int_equal(kv_page_bytes(8, 72), 0);
-    assert_int_equal(kv_page_bytes(4, 64), 0);
+    assert_int_equal(kv_page_bytes(5, 64), 0);
     assert_int_equal(kv_page_bytes(8, 0), 0);
     assert_int_equal(kv_page_bytes(8, 512), 0);
 }
@@ -208,7 +209,7 @@ static void raw_unpacks(const struct kernels *k)
     float kf[64 * D], vf[64 * D];
     for (size_t i = 0; i < 2 * 64 * D; i++)
         raw[i] = half_from_float(random_normal(&r));
-    k->kv_page_unpack(&(struct kv_page_unpack_args){.record = raw, .bits = 16, .D = D, .k = kf, .v = vf});
+    k->kv_page_unpack(&(struct kv_page_unpack_args){.record = raw, .format = 16, .D = D, .k = kf, .v = vf});
     for (size_t i = 0; i < 64 * D; i++) {
         assert_true(kf[i] == half_to_float(raw[i]));
         assert_true(vf[i] == half_to_float(raw[64 * D + i]));
