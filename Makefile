@@ -147,7 +147,7 @@ test-asan:
 	@tests/run.sh $(if $(FILTER),--filter '$(FILTER)') $(BUILD)/asan
 
 # Builds the test programs of this VARIANT, and the child process that some of them start.
-tests: $(TESTS) $(if $(WORKER_MAIN),$(O)/lectern-ingest)
+tests: $(TESTS) $(if $(WORKER_MAIN),$(O)/lectern-ingest) $(if $(SAN_$(VARIANT)),,$(O)/tests/fault_io.so)
 
 ## install: put programs, data and the manual under DESTDIR/PREFIX (/usr/local)
 install: all
@@ -273,6 +273,11 @@ $(TESTS): $(O)/tests/%: $(O)/tests/unit/%.o $(SUPPORT_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(LINK) $(CORE_LIBS) $(TEST_LIBS) -lcmocka -lpthread -lm -ldl
+# What makes calls to the system fail is loaded before a program, never linked into one.
+$(O)/tests/fault_io.so: tests/support/fault_io/fault_io.c tests/support/fault_io/fault_class.h
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(CC) -D_GNU_SOURCE -I. $(STD_C) -U_FORTIFY_SOURCE -fPIC -fvisibility=hidden -shared -o $@ $< -ldl
 $(BENCHES): $(O)/bench/%: $(O)/tests/bench/%.o $(SUPPORT_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
