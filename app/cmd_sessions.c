@@ -6,53 +6,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "app/columns.h"
 #include "app/commands.h"
 #include "app/output.h"
 #include "data/store/store.h"
 #include "engine/base/clock.h"
-#include "ingest/utf8_repair.h"
 #include "ui/filter.h"
 #include "ui/human.h"
-
-/* Appends the text on one line, padded to `width` columns. */
-static void cell(struct buf *out, const char *text, size_t width)
-{
-    size_t at = out->len;
-    utf8_clean_label(out, text, 400);
-    size_t used = out->data ? filter_width(out->data + at, out->len - at) : 0;
-    if (used < width)
-        buf_printf(out, "%*s", (int)(width - used), "");
-}
-
-static void number_cell(struct buf *out, void (*write)(struct buf *, uint64_t), uint64_t n, size_t width)
-{
-    struct buf text = {0};
-    write(&text, n);
-    if (text.data)
-        buf_printf(out, "%*s", (int)width, text.data);
-    out->failed |= text.failed;
-    buf_free(&text);
-}
-
-static int put(struct buf *out, struct err *e)
-{
-    int rc = out->failed ? err_memory(e, "the text") : 0;
-    if (!rc && out->len)
-        rc = output_text(out->data, out->len, e);
-    buf_free(out);
-    return rc;
-}
-
-static json_t *text_json(const char *text)
-{
-    return output_json_text(text ? text : "", text ? strlen(text) : 0);
-}
 
 /* JSON that the program itself kept; a string where it cannot be read. */
 static json_t *kept_json(const char *text)
 {
     json_t *value = text && text[0] ? json_loads(text, JSON_DECODE_ANY, NULL) : json_null();
-    return value ? value : text_json(text);
+    return value ? value : column_json(text);
 }
 
 static json_t *session_json(const struct store_session *s)
@@ -60,8 +26,8 @@ static json_t *session_json(const struct store_session *s)
     char hash[65];
     output_hex(s->model_hash, sizeof s->model_hash, hash);
     return json_pack("{s:I, s:o?, s:I, s:I, s:o?, s:s, s:o?, s:I, s:I, s:I, s:I, s:I}", "id",
-                     (json_int_t)s->id, "name", text_json(s->name), "created", (json_int_t)s->created,
-                     "opened", (json_int_t)s->opened, "model", text_json(s->model_path), "model_hash", hash,
+                     (json_int_t)s->id, "name", column_json(s->name), "created", (json_int_t)s->created,
+                     "opened", (json_int_t)s->opened, "model", column_json(s->model_path), "model_hash", hash,
                      "options", kept_json(s->options), "tokens", (json_int_t)s->tokens, "documents",
                      (json_int_t)s->documents, "pages", (json_int_t)s->pages, "turns", (json_int_t)s->turns,
                      "kv_bytes", (json_int_t)s->kv_bytes);
@@ -89,22 +55,22 @@ static int list_text(const struct store_session_list *list, struct err *e)
         width = w > width ? w : width;
     }
     if (list->n) {
-        cell(&out, "SESSION", width);
+        column_text(&out, "SESSION", width, 0);
         buf_puts(&out, "  DOCS   PAGES      TOKENS         KV  TURNS  OPENED\n");
     }
     for (size_t i = 0; i < list->n; i++) {
         const struct store_session *s = &list->items[i];
-        cell(&out, s->name, width);
-        number_cell(&out, human_count, s->documents, 6);
-        number_cell(&out, human_count, s->pages, 8);
-        number_cell(&out, human_count, s->tokens, 12);
-        number_cell(&out, human_bytes, s->kv_bytes, 11);
-        number_cell(&out, human_count, s->turns, 7);
+        column_text(&out, s->name, width, 0);
+        column_number(&out, human_count, s->documents, 6);
+        column_number(&out, human_count, s->pages, 8);
+        column_number(&out, human_count, s->tokens, 12);
+        column_number(&out, human_bytes, s->kv_bytes, 11);
+        column_number(&out, human_count, s->turns, 7);
         buf_puts(&out, "  ");
         human_when(&out, s->opened, clock_unix());
         buf_putc(&out, '\n');
     }
-    return put(&out, e);
+    return columns_put(&out, e);
 }
 
 static int list_sessions(const struct config *c, struct store *store, struct err *e)
@@ -138,17 +104,18 @@ static int show_json(const struct shown *v, struct err *e)
         bad |= json_array_append_new(
             documents,
             json_pack("{s:i, s:o?, s:o?, s:o?, s:I, s:I, s:s, s:I, s:I, s:I, s:I}", "ordinal", d->ordinal,
-                      "path", text_json(d->path), "title", text_json(d->title), "kind", text_json(d->kind),
-                      "size", (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns, "hash", hash, "pages",
-                      (json_int_t)d->pages, "token_start", (json_int_t)d->token_start, "token_count",
-                      (json_int_t)d->token_count, "text_bytes", (json_int_t)d->part_bytes[STORE_TEXT]));
+                      "path", column_json(d->path), "title", column_json(d->title), "kind",
+                      column_json(d->kind), "size", (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns,
+                      "hash", hash, "pages", (json_int_t)d->pages, "token_start", (json_int_t)d->token_start,
+                      "token_count", (json_int_t)d->token_count, "text_bytes",
+                      (json_int_t)d->part_bytes[STORE_TEXT]));
     }
     for (size_t i = 0; i < v->turns.n; i++) {
         const struct store_turn *t = &v->turns.items[i];
         bad |= json_array_append_new(turns, json_pack("{s:i, s:I, s:o?, s:o?, s:o?}", "ordinal", t->ordinal,
                                                       "time", (json_int_t)t->time, "question",
-                                                      text_json(t->question), "answer", text_json(t->answer),
-                                                      "details", kept_json(t->json)));
+                                                      column_json(t->question), "answer",
+                                                      column_json(t->answer), "details", kept_json(t->json)));
     }
     bad |= !o || json_object_set(o, "documents", documents) || json_object_set(o, "turns", turns);
     json_decref(documents);
@@ -163,14 +130,14 @@ static int show_json(const struct shown *v, struct err *e)
 static void show_head(const struct store_session *s, struct buf *out)
 {
     buf_puts(out, "session   ");
-    cell(out, s->name, 0);
+    column_text(out, s->name, 0, 0);
     buf_puts(out, "\ncreated   ");
     human_when(out, s->created, clock_unix());
     buf_puts(out, "\nopened    ");
     human_when(out, s->opened, clock_unix());
     if (s->model_path[0]) {
         buf_puts(out, "\nmodel     ");
-        cell(out, s->model_path, 0);
+        column_text(out, s->model_path, 0, 0);
     }
     buf_puts(out, "\ncontext   ");
     human_count(out, s->tokens);
@@ -188,13 +155,13 @@ static int show_text(const struct shown *v, struct err *e)
     for (size_t i = 0; i < v->documents.n; i++) {
         const struct store_document *d = &v->documents.items[i];
         buf_printf(&out, "%4d  ", d->ordinal + 1);
-        cell(&out, d->path, 0);
+        column_text(&out, d->path, 0, 0);
         buf_puts(&out, "\n      ");
         if (d->title[0]) {
-            cell(&out, d->title, 0);
+            column_text(&out, d->title, 0, 0);
             buf_puts(&out, "; ");
         }
-        cell(&out, d->kind, 0);
+        column_text(&out, d->kind, 0, 0);
         buf_puts(&out, ", ");
         if (d->pages) {
             human_count(&out, d->pages);
@@ -213,7 +180,7 @@ static int show_text(const struct shown *v, struct err *e)
         buf_puts(&out, t->answer);
         buf_putc(&out, '\n');
     }
-    return put(&out, e);
+    return columns_put(&out, e);
 }
 
 static int show_session(const struct config *c, struct store *store, struct err *e)
@@ -238,8 +205,8 @@ static int show_session(const struct config *c, struct store *store, struct err 
 static int say(const struct config *c, const char *key, const char *verb, int64_t id, struct err *e)
 {
     if (c->json)
-        return output_json(json_pack("{s:I, s:o?, s:o?}", "id", (json_int_t)id, "name", text_json(c->args[1]),
-                                     key, text_json(c->args[0])),
+        return output_json(json_pack("{s:I, s:o?, s:o?}", "id", (json_int_t)id, "name",
+                                     column_json(c->args[1]), key, column_json(c->args[0])),
                            e);
     output_notice(c, "‘%s’ %s ‘%s’", c->args[0], verb, c->args[1]);
     return 0;
@@ -304,7 +271,7 @@ static int delete_sessions(const struct config *c, struct store *store, struct e
     int rc = 0;
     for (size_t i = 0; i < c->n_args && !rc; i++) {
         rc = delete_one(c, store, c->args[i], e);
-        if (!rc && json_array_append_new(names, text_json(c->args[i])))
+        if (!rc && json_array_append_new(names, column_json(c->args[i])))
             rc = err_memory(e, "JSON");
     }
     if (!rc && c->json)
