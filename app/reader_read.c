@@ -12,13 +12,21 @@
 
 enum { SAVE_TOKENS = 4096 };
 
-static int put_span(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t *parent,
-                    const struct iovec *parts, int n, struct err *e)
+static int put_spans(void *arg, const struct kv_put *puts, size_t n, struct err *e)
 {
     struct reader *r = arg;
-    int rc = store_session_ref(r->o.store, r->row.id, kind, key, e);
-    struct span_put put = {.kind = kind, .key = key, .parent = parent, .parts = parts, .n = n};
-    return rc ? rc : store_span_put(r->o.store, &put, e);
+    int rc = 0;
+    for (size_t i = 0; !rc && i < n; i++) {
+        struct span_put put = {.kind = puts[i].kind,
+                               .key = puts[i].key,
+                               .parent = puts[i].parent,
+                               .parts = puts[i].parts,
+                               .n = puts[i].n};
+        rc = store_session_ref(r->o.store, r->row.id, put.kind, put.key, e);
+        if (!rc)
+            rc = store_span_put(r->o.store, &put, e);
+    }
+    return rc;
 }
 
 static int map_span(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t **data,
@@ -75,7 +83,7 @@ struct saved {
 
 static int save(struct reader *r, struct saved *last, struct err *e)
 {
-    struct kv_sink sink = {.put = put_span, .arg = r};
+    struct kv_sink sink = {.put = put_spans, .arg = r};
     uint8_t key[KV_KEY_BYTES];
     size_t position = session_position(r->timeline);
     int rc = session_save(r->timeline, &sink, key, e);
@@ -94,7 +102,7 @@ static int save(struct reader *r, struct saved *last, struct err *e)
 }
 
 /* One candidate; 0 when it was restored, ERR_NOT_FOUND when there is nothing at that place. */
-static int restore_at(struct reader *r, size_t n, enum restore_proof *proof, struct err *e)
+static int restore_at(struct reader *r, size_t n, struct restore_report *report, struct err *e)
 {
     uint8_t key[KV_KEY_BYTES];
     if (!n || n > r->corpus.n)
@@ -105,7 +113,7 @@ static int restore_at(struct reader *r, size_t n, enum restore_proof *proof, str
         return rc;
     struct kv_source source = {.map = map_span, .unmap = unmap_span, .arg = r};
     r->adopting = !r->row.has_chain || r->row.tokens != n || memcmp(r->row.chain, key, sizeof key) != 0;
-    rc = session_restore(r->timeline, &source, r->corpus.ids, n, proof, e);
+    rc = session_restore(r->timeline, &source, r->corpus.ids, n, report, e);
     if (!rc && r->adopting) {
         memcpy(r->row.chain, key, sizeof key);
         r->row.has_chain = 1;
@@ -128,18 +136,18 @@ static int is_miss(int rc)
 static int restore(struct reader *r, struct reader_usage *usage, struct err *e)
 {
     double begun = clock_seconds();
-    enum restore_proof proof = RESTORE_VERIFIED_BITS;
+    struct restore_report report = {.proof = RESTORE_VERIFIED_BITS};
     struct err miss;
-    int rc = restore_at(r, r->corpus.n, &proof, &miss);
+    int rc = restore_at(r, r->corpus.n, &report, &miss);
     if (is_miss(rc) && r->row.tokens && r->row.tokens < r->corpus.n)
-        rc = restore_at(r, (size_t)r->row.tokens, &proof, &miss);
+        rc = restore_at(r, (size_t)r->row.tokens, &report, &miss);
     for (size_t i = r->documents.n; is_miss(rc) && i-- > 0;)
         rc = restore_at(r, (size_t)(r->documents.items[i].token_start + r->documents.items[i].token_count),
-                        &proof, &miss);
+                        &report, &miss);
     if (!rc) {
         usage->restored = session_position(r->timeline);
         usage->restore_seconds = clock_seconds() - begun;
-        usage->proof = proof == RESTORE_VERIFIED_BITS ? "verified" : "close";
+        usage->proof = report.proof == RESTORE_VERIFIED_BITS ? "verified" : "close";
     }
     if (rc && !is_miss(rc)) {
         *e = miss;

@@ -10,6 +10,8 @@
 #include "engine/base/bytes.h"
 #include "engine/duo/heads.h"
 
+enum { DEFAULT_FORMAT = 8 };
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pages and hashes are little-endian in memory");
 
 /* Everything that decides a KV byte goes in; the kernels do not (their rounding is checked at restore). */
@@ -59,7 +61,8 @@ static int open_heads(struct engine *g, const struct engine_options *o, struct e
     if (!rc) {
         size_t S = o->sink >= 0 ? (size_t)o->sink : heads->S,
                R = o->recent >= 0 ? (size_t)o->recent : heads->R;
-        rc = cache_layout_init(&g->layout, p->L, p->HK, p->D, S, R, o->kv_bits, retrieval, e);
+        rc = cache_layout_init(&g->layout, p->L, p->HK, p->D, S, R,
+                               o->kv_format ? o->kv_format : DEFAULT_FORMAT, retrieval, e);
         if (!rc) {
             heads_hash(retrieval, p->L, p->HK, S, R, hash);
             rc = make_identity(g, hash, e);
@@ -158,7 +161,7 @@ int engine_recent(const struct engine *g)
 {
     return (int)g->layout.R;
 }
-int engine_kv_bits(const struct engine *g)
+int engine_kv_format(const struct engine *g)
 {
     return g->layout.bits;
 }

@@ -44,25 +44,6 @@ void engine_chain_key(const struct engine *g, const uint32_t *ids, size_t n, uin
     extend_key(key, ids + n / KV_BLOCK * KV_BLOCK, n % KV_BLOCK, "checkpoint");
 }
 
-static int put_blocks(struct session *s, const struct kv_sink *sink, struct err *e)
-{
-    uint8_t key[KV_KEY_BYTES], parent[KV_KEY_BYTES];
-    memcpy(key, s->engine->identity, sizeof key);
-    size_t bytes = s->engine->layout.block_bytes;
-    int rc = 0;
-    for (size_t b = 0; !rc && bytes && b < s->position / KV_BLOCK; b++) {
-        memcpy(parent, key, sizeof parent);
-        extend_key(key, s->tokens + b * KV_BLOCK, KV_BLOCK, "");
-        struct cache_block *block = &s->cache.blocks[b];
-        if (block->stored)
-            continue;
-        struct iovec part = {.iov_base = block->data, .iov_len = bytes};
-        rc = sink->put(sink->arg, KV_KIND_BLOCK, key, b ? parent : NULL, &part, 1, e);
-        block->stored = !rc;
-    }
-    return rc;
-}
-
 static void make_header(const struct engine *g, size_t position, size_t state_bytes, struct buf *out)
 {
     char name[NAME_BYTES] = {0};
@@ -76,26 +57,132 @@ static void make_header(const struct engine *g, size_t position, size_t state_by
     put_u64(out, 0); /* reserved */
 }
 
+struct session_save {
+    struct kv_put *puts; /* [n]: blocks in order, then the checkpoint */
+    size_t n;
+    struct iovec *parts;           /* [n + 1] */
+    uint8_t (*keys)[KV_KEY_BYTES]; /* [blocks + 1]: the chain, identity first */
+    size_t *blocks;                /* [n - 1]: number of each put's block */
+    uint8_t key[KV_KEY_BYTES];     /* of the checkpoint */
+    struct buf header;
+    uint8_t *state;
+    size_t position, bytes;
+};
+
+static void save_free(struct session_save *v)
+{
+    if (!v)
+        return;
+    free(v->puts);
+    free(v->parts);
+    free(v->keys);
+    free(v->blocks);
+    free(v->state);
+    buf_free(&v->header);
+    free(v);
+}
+
+/* The keys of the chain, and a put for every finished block that the sink does not have. */
+static void take_blocks(struct session_save *v, const struct session *s)
+{
+    size_t bytes = s->engine->layout.block_bytes, whole = s->position / KV_BLOCK;
+    memcpy(v->keys[0], s->engine->identity, KV_KEY_BYTES);
+    for (size_t b = 0; b < whole; b++) {
+        memcpy(v->keys[b + 1], v->keys[b], KV_KEY_BYTES);
+        extend_key(v->keys[b + 1], s->tokens + b * KV_BLOCK, KV_BLOCK, "");
+        const struct cache_block *block = &s->cache.blocks[b];
+        if (!bytes || block->stored)
+            continue;
+        v->parts[v->n] = (struct iovec){.iov_base = block->data, .iov_len = bytes};
+        v->puts[v->n] = (struct kv_put){.kind = KV_KIND_BLOCK,
+                                        .key = v->keys[b + 1],
+                                        .parent = b ? v->keys[b] : NULL,
+                                        .position = (b + 1) * KV_BLOCK,
+                                        .parts = &v->parts[v->n],
+                                        .n = 1};
+        v->blocks[v->n++] = b;
+        v->bytes += bytes;
+    }
+}
+
+static void take_checkpoint(struct session_save *v, const struct session *s, size_t state_bytes)
+{
+    size_t tail = s->position / KV_BLOCK * KV_BLOCK;
+    memcpy(v->key, v->keys[s->position / KV_BLOCK], KV_KEY_BYTES);
+    extend_key(v->key, s->tokens + tail, s->position - tail, "checkpoint");
+    cache_state_write(&s->cache, s->position, 1, v->state);
+    v->parts[v->n] = (struct iovec){.iov_base = v->header.data, .iov_len = v->header.len};
+    v->parts[v->n + 1] = (struct iovec){.iov_base = v->state, .iov_len = state_bytes};
+    v->puts[v->n] = (struct kv_put){
+        .kind = KV_KIND_CHECKPOINT, .key = v->key, .position = s->position, .parts = &v->parts[v->n], .n = 2};
+    v->n++;
+    v->bytes += v->header.len + state_bytes;
+}
+
+int session_save_begin(struct session *s, struct session_save **out, struct err *e)
+{
+    *out = NULL;
+    if (!s->position)
+        return err_set(e, ERR_USAGE, "an empty session has nothing to save");
+    size_t whole = s->position / KV_BLOCK,
+           state_bytes = cache_state_bytes(&s->engine->layout, s->position, 1);
+    struct session_save *v = calloc(1, sizeof *v);
+    if (!v)
+        return err_memory(e, "a save");
+    v->position = s->position;
+    v->puts = calloc(whole + 1, sizeof *v->puts);
+    v->parts = calloc(whole + 2, sizeof *v->parts);
+    v->keys = calloc(whole + 1, sizeof *v->keys);
+    v->blocks = calloc(whole + 1, sizeof *v->blocks);
+    v->state = malloc(state_bytes ? state_bytes : 1);
+    make_header(s->engine, s->position, state_bytes, &v->header);
+    if (!v->puts || !v->parts || !v->keys || !v->blocks || !v->state || v->header.failed) {
+        save_free(v);
+        return err_memory(e, "a save");
+    }
+    take_blocks(v, s);
+    take_checkpoint(v, s, state_bytes);
+    *out = v;
+    return 0;
+}
+
+int session_save_put(struct session_save *v, const struct kv_sink *sink, struct err *e)
+{
+    return sink->put(sink->arg, v->puts, v->n, e);
+}
+
+size_t session_save_position(const struct session_save *v)
+{
+    return v->position;
+}
+const uint8_t *session_save_key(const struct session_save *v)
+{
+    return v->key;
+}
+size_t session_save_bytes(const struct session_save *v)
+{
+    return v->bytes;
+}
+
+void session_save_end(struct session *s, struct session_save *v, int rc)
+{
+    for (size_t i = 0; v && !rc && i + 1 < v->n; i++) {
+        struct cache_block *block = v->blocks[i] < s->cache.n_blocks ? &s->cache.blocks[v->blocks[i]] : NULL;
+        if (block && block->data == v->parts[i].iov_base)
+            block->stored = 1;
+    }
+    save_free(v);
+}
+
 int session_save(struct session *s, const struct kv_sink *sink, uint8_t key[KV_KEY_BYTES], struct err *e)
 {
-    int rc = put_blocks(s, sink, e);
+    struct session_save *v = NULL;
+    int rc = session_save_begin(s, &v, e);
     if (rc)
         return rc;
-    engine_chain_key(s->engine, s->tokens, s->position, key);
-    size_t bytes = cache_state_bytes(&s->engine->layout, s->position, 1);
-    struct buf header = {0};
-    make_header(s->engine, s->position, bytes, &header);
-    uint8_t *state = malloc(bytes ? bytes : 1);
-    if (!state || header.failed) {
-        rc = err_memory(e, "a checkpoint");
-    } else {
-        cache_state_write(&s->cache, s->position, 1, state);
-        struct iovec parts[] = {{.iov_base = header.data, .iov_len = header.len},
-                                {.iov_base = state, .iov_len = bytes}};
-        rc = sink->put(sink->arg, KV_KIND_CHECKPOINT, key, NULL, parts, 2, e);
-    }
-    free(state);
-    buf_free(&header);
+    rc = session_save_put(v, sink, e);
+    memcpy(key, v->key, KV_KEY_BYTES);
+    session_save_end(s, v, rc);
     return rc;
 }
 
@@ -119,7 +206,17 @@ static int read_header(const struct engine *g, const uint8_t *data, size_t size,
     return 0;
 }
 
-static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct err *e)
+static void blame_block(struct restore_report *report, size_t b, int rc)
+{
+    if (rc != ERR_NOT_FOUND && rc != ERR_FORMAT)
+        return;
+    report->miss = rc == ERR_NOT_FOUND ? RESTORE_NO_BLOCK : RESTORE_BAD_BLOCK;
+    report->damaged_first = b * KV_BLOCK;
+    report->damaged_end = (b + 1) * KV_BLOCK;
+}
+
+static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct restore_report *report,
+                      struct err *e)
 {
     const struct engine *g = s->engine;
     size_t want = g->layout.block_bytes;
@@ -136,10 +233,13 @@ static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct e
         size_t size = 0;
         void *handle = NULL;
         rc = s->source.map(s->source.arg, KV_KIND_BLOCK, key, &data, &size, &handle, e);
-        if (rc)
+        if (rc) {
+            blame_block(report, b, rc);
             return rc;
+        }
         if (size != want || (uintptr_t)data % 64) {
             s->source.unmap(s->source.arg, handle);
+            blame_block(report, b, ERR_FORMAT);
             return err_set(e, ERR_FORMAT,
                            "a stored block has %zu bytes instead of %zu; the document is read again", size,
                            want);
@@ -181,7 +281,7 @@ static int rows_are_close(const uint16_t *a, const uint16_t *b, size_t n)
 
 /* Computes the last token again over what was restored and holds the result against the stored rows. */
 static int prove(struct session *s, const uint32_t *ids, size_t n, const char *kernels,
-                 enum restore_proof *proof, struct err *e)
+                 struct restore_report *report, struct err *e)
 {
     const struct cache_layout *y = &s->engine->layout;
     size_t count = y->L * y->HK * 2 * y->D;
@@ -205,11 +305,14 @@ static int prove(struct session *s, const uint32_t *ids, size_t n, const char *k
         gather_rows(s, n - 1, !s->cache.cur, again);
         int same = !memcmp(stored, again, count * sizeof *stored) && !s->proof_differs;
         int other_kernels = strcmp(kernels, s->engine->kernels->name) != 0;
-        if (!same && !(other_kernels && rows_are_close(stored, again, count)))
+        report->replayed = 1;
+        report->miss = !same && !(other_kernels && rows_are_close(stored, again, count)) ? RESTORE_NO_PROOF
+                                                                                         : RESTORE_NO_MISS;
+        if (report->miss)
             rc = err_set(e, ERR_FORMAT,
                          "the stored context does not reproduce its last token; the document is read again");
         else
-            *proof = same ? RESTORE_VERIFIED_BITS : RESTORE_VERIFIED_CLOSE;
+            report->proof = same ? RESTORE_VERIFIED_BITS : RESTORE_VERIFIED_CLOSE;
         if (!rc) /* what is stored stays the truth, also under other kernels */
             rc = cache_state_read(&s->cache, n, 0, state, cache_state_bytes(y, n, 0), e);
     }
@@ -220,7 +323,7 @@ static int prove(struct session *s, const uint32_t *ids, size_t n, const char *k
 }
 
 static int restore_checkpoint(struct session *s, const uint32_t *ids, size_t n, char name[NAME_BYTES],
-                              struct err *e)
+                              struct restore_report *report, struct err *e)
 {
     uint8_t key[KV_KEY_BYTES];
     engine_chain_key(s->engine, ids, n, key);
@@ -228,21 +331,28 @@ static int restore_checkpoint(struct session *s, const uint32_t *ids, size_t n, 
     size_t size = 0;
     void *handle = NULL;
     int rc = s->source.map(s->source.arg, KV_KIND_CHECKPOINT, key, &data, &size, &handle, e);
-    if (rc)
+    if (rc) {
+        report->miss = rc == ERR_FORMAT ? RESTORE_BAD_CHECKPOINT : RESTORE_NO_CHECKPOINT;
         return rc;
+    }
+    report->miss = RESTORE_BAD_CHECKPOINT;
     rc = read_header(s->engine, data, size, n, name, e);
     if (!rc)
-        rc = map_blocks(s, ids, n, e);
+        report->miss = RESTORE_NO_MISS;
     if (!rc)
-        rc = cache_state_read(&s->cache, n, 1, data + HEADER_BYTES, size - HEADER_BYTES, e);
+        rc = map_blocks(s, ids, n, report, e);
+    if (!rc && (rc = cache_state_read(&s->cache, n, 1, data + HEADER_BYTES, size - HEADER_BYTES, e)))
+        report->miss = RESTORE_BAD_CHECKPOINT;
     s->source.unmap(s->source.arg, handle);
     return rc;
 }
 
 int session_restore(struct session *s, const struct kv_source *source, const uint32_t *ids, size_t n,
-                    enum restore_proof *proof, struct err *e)
+                    struct restore_report *report, struct err *e)
 {
-    enum restore_proof unused;
+    struct restore_report unused;
+    report = report ? report : &unused;
+    *report = (struct restore_report){.miss = RESTORE_NO_MISS};
     char kernels[NAME_BYTES];
     size_t V = model_params(s->engine->model)->V;
     if (s->position || !n)
@@ -262,9 +372,9 @@ int session_restore(struct session *s, const struct kv_source *source, const uin
         s->cap = n + KV_BLOCK;
     }
     memcpy(s->tokens, ids, n * sizeof *ids);
-    rc = restore_checkpoint(s, ids, n, kernels, e);
+    rc = restore_checkpoint(s, ids, n, kernels, report, e);
     if (!rc)
-        rc = prove(s, ids, n, kernels, proof ? proof : &unused, e);
+        rc = prove(s, ids, n, kernels, report, e);
     if (rc) {
         struct err second;
         session_reset(

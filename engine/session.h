@@ -8,9 +8,9 @@
  * own-page rule").
  *
  * What lasts goes through struct kv_sink / kv_source, which the program bridges to its store: blocks of
- * KV_BLOCK tokens of quantised retrieval pages under the hash chain of their token ids, and checkpoints
- * (streaming heads' rings, the unfilled block, the raw own page) that make a timeline resumable at one
- * position.
+ * KV_BLOCK tokens of quantised retrieval pages and their scan summaries under the hash chain of their token
+ * ids, and checkpoints (streaming heads' rings, the unfilled block, the raw own page, the last logits'
+ * digest) that make a timeline resumable at one position.
  */
 #ifndef LECTERN_ENGINE_SESSION_H
 #define LECTERN_ENGINE_SESSION_H
@@ -42,14 +42,18 @@ struct engine_options {
     const char *heads_path;   /* folder with full_attention_heads.tsv, or NULL: every head retrieves */
     double sparsity;          /* share of streaming heads 0..1; negative: 0.5 with a pattern, 0 without */
     int sink, recent;         /* tokens; negative: the pattern's, else 64 and 256 */
-    int kv_bits;              /* 16 (raw) or 8 */
+    int kv_format;            /* enum kv_format of kernels.h (16 raw, 8 kv8, 4 kv4, ...); 0: the default */
     int threads;              /* 0: all processors */
     const char *kernels;      /* kernels_get name, NULL: the fastest here */
 };
 
 /* Loads everything; takes some 100 ms for the default model. On failure *out is NULL. */
 int engine_open(struct engine **out, const struct engine_options *options, struct err *e);
-void engine_close(struct engine *g); /* NULL is legal; sessions must be freed first */
+void engine_close(struct engine *g); /* NULL is legal; sessions and variants must go first */
+
+/* A second engine over base's model, tokenizer, adapter, threads and head split whose caches have another
+ * page format. base must outlive it, and a step of one never runs beside a step of the other. */
+int engine_variant(struct engine **out, const struct engine *base, int format, struct err *e);
 
 const struct tokenizer *engine_tokenizer(const struct engine *g);
 const struct model_params *engine_params(const struct engine *g);
@@ -69,11 +73,15 @@ void engine_identity(const struct engine *g, uint8_t key[KV_KEY_BYTES]);
 size_t engine_kv_bytes_per_token(const struct engine *g);
 size_t engine_kv_bytes_fixed(const struct engine *g);
 
+/* How far apart kept checkpoints should lie, in tokens: a multiple of KV_BLOCK and at least 4,096, so that
+ * they take at most a tenth of what the blocks between them take (65,536 when no head retrieves). */
+size_t engine_checkpoint_interval(const struct engine *g);
+
 /* The split in use: retrieval[layer * HK + kv_head] is 1 or 0; L*HK bytes, borrowed. And its S and R. */
 const uint8_t *engine_heads(const struct engine *g);
 int engine_sink(const struct engine *g);
 int engine_recent(const struct engine *g);
-int engine_kv_bits(const struct engine *g);
+int engine_kv_format(const struct engine *g);
 
 int session_create(struct session **out, const struct engine *g, struct err *e);
 void session_free(struct session *s); /* NULL is legal */
@@ -114,16 +122,25 @@ void session_mark_free(struct session_mark *m);
 
 enum kv_kind { KV_KIND_BLOCK = 1, KV_KIND_CHECKPOINT = 2 };
 
-/* Declared here, implemented by the program over its store. `parent` is NULL for a chain's first block. The
- * sink must have the bytes on disk before it returns 0. */
+/* One span for the sink. Everything is borrowed for the call. */
+struct kv_put {
+    enum kv_kind kind;
+    const uint8_t *key;    /* [KV_KEY_BYTES] */
+    const uint8_t *parent; /* [KV_KEY_BYTES], or NULL: a chain's first block, and every checkpoint */
+    size_t position;       /* tokens of the timeline before its end */
+    const struct iovec *parts;
+    int n;
+};
+
+/* Declared here, implemented by the program over its store. All or none; the bytes are on disk when it
+ * returns 0. */
 struct kv_sink {
-    int (*put)(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t *parent,
-               const struct iovec *parts, int n, struct err *e);
+    int (*put)(void *arg, const struct kv_put *puts, size_t n, struct err *e);
     void *arg;
 };
 
-/* map gives verified bytes that stay until unmap(handle); ERR_NOT_FOUND and ERR_FORMAT mean "compute it
- * again". */
+/* map gives verified bytes that stay until unmap(handle), at an address that 64 divides; ERR_NOT_FOUND and
+ * ERR_FORMAT mean "compute it again". */
 struct kv_source {
     int (*map)(void *arg, enum kv_kind kind, const uint8_t key[KV_KEY_BYTES], const uint8_t **data,
                size_t *size, void **handle, struct err *e);
@@ -132,22 +149,67 @@ struct kv_source {
 };
 
 /* Puts every block that is full and not yet put, then a checkpoint at the present position, whose key is
- * returned. */
+ * returned; one batch. */
 int session_save(struct session *s, const struct kv_sink *sink, uint8_t key[KV_KEY_BYTES], struct err *e);
+
+/* The same in three steps, so that another thread can write while this one computes. One save of a session
+ * at a time. */
+struct session_save;
+
+/* Borrows the finished blocks and copies the rest (some MB). *out is NULL on failure. */
+int session_save_begin(struct session *s, struct session_save **out, struct err *e);
+
+/* Any one thread. s may append meanwhile, but not be reset, rewound or returned below the save's position,
+ * or freed. */
+int session_save_put(struct session_save *v, const struct kv_sink *sink, struct err *e);
+
+size_t session_save_position(const struct session_save *v);    /* tokens */
+const uint8_t *session_save_key(const struct session_save *v); /* of the checkpoint, [KV_KEY_BYTES] */
+size_t session_save_bytes(const struct session_save *v);       /* that put hands to the sink */
+
+/* On s's thread, after put came back with `rc`: 0 marks the blocks as stored. Frees v (NULL is legal). */
+void session_save_end(struct session *s, struct session_save *v, int rc);
 
 /* The key that session_save would give these tokens on this engine. */
 void engine_chain_key(const struct engine *g, const uint32_t *ids, size_t n, uint8_t key[KV_KEY_BYTES]);
 
 enum restore_proof {
-    RESTORE_VERIFIED_BITS = 1, /* the last token was computed again and every bit of its KV agrees */
+    RESTORE_VERIFIED_BITS = 1, /* the last tokens were computed again: every bit of their KV, and of the last
+                                * one's logits, agrees */
     RESTORE_VERIFIED_CLOSE = 2 /* other kernels than the writer's: agrees within rounding */
 };
 
+/* What came of a restore, in success and in failure. */
+enum restore_miss {
+    RESTORE_NO_MISS = 0,
+    RESTORE_NO_CHECKPOINT,  /* never stored, or dropped */
+    RESTORE_BAD_CHECKPOINT, /* damaged */
+    RESTORE_NO_BLOCK,       /* a block is gone */
+    RESTORE_BAD_BLOCK,      /* a block is damaged */
+    RESTORE_NO_PROOF        /* all were there, but the last tokens came out differently */
+};
+struct restore_report {
+    enum restore_proof proof;
+    enum restore_miss miss;
+    size_t replayed;                   /* tokens computed again for the proof */
+    size_t damaged_first, damaged_end; /* tokens of the first block that is damaged or gone; 0, 0: none is */
+};
+
 /* Makes the empty session s the timeline of ids[0..n) from stored blocks and checkpoint, computes the last
- * token again and compares. On any failure s is empty again and the caller appends instead: ERR_NOT_FOUND
- * (never stored), ERR_FORMAT (damaged, or the proof failed; the text says which). *proof may be NULL.
- * `source` must outlive s. */
+ * tokens again (up to 8, of the last page) and compares. On any failure s is empty again and the caller
+ * appends instead: ERR_NOT_FOUND (never stored), ERR_FORMAT (damaged, or the proof failed; the text says
+ * which), others as they come. *report may be NULL. `source` must outlive s. */
 int session_restore(struct session *s, const struct kv_source *source, const uint32_t *ids, size_t n,
-                    enum restore_proof *proof, struct err *e);
+                    struct restore_report *report, struct err *e);
+
+/* Goes back to `position` <= session_position, exactly as if no more had ever been appended, logits
+ * included. From memory where the streaming heads' ring still reaches (at most KV_PAGE tokens are computed
+ * again, not to be cancelled); else from the nearest checkpoint of the source (NULL: none) at a multiple of
+ * engine_checkpoint_interval or at one of stops[n_stops], or from the start, whichever costs at most one
+ * interval of tokens. ERR_CANCELLED and failures while these are appended: as session_append. ERR_REBUILD: no
+ * checkpoint is near enough; s is empty, and whoever holds the text restores or appends. options->logits is
+ * called for the tokens appended again. Attention sums are left as they are. */
+int session_rewind(struct session *s, const struct kv_source *source, size_t position, const size_t *stops,
+                   size_t n_stops, const struct append_options *options, struct err *e);
 
 #endif

@@ -73,7 +73,7 @@ static int bench(const char *model, const char *adapter, int threads, struct err
                                .sparsity = -1,
                                .sink = -1,
                                .recent = -1,
-                               .kv_bits = 8,
+                               .kv_format = 8,
                                .threads = threads};
     int rc = engine_open(&g, &o, e);
     if (rc)

@@ -105,7 +105,7 @@ static struct engine *open_engine(const char *path, const char *with)
     struct engine *g;
     struct err e = {0};
     struct engine_options options = {
-        .model_path = path, .adapter_path = with, .sparsity = 0, .sink = -1, .recent = -1, .kv_bits = 16};
+        .model_path = path, .adapter_path = with, .sparsity = 0, .sink = -1, .recent = -1, .kv_format = 16};
     if (engine_open(&g, &options, &e))
         fail_msg("%s", e.text);
     return g;

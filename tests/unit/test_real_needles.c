@@ -123,7 +123,7 @@ static void bench_open(struct bench *b, double sparsity)
                                      .sparsity = sparsity,
                                      .sink = -1,
                                      .recent = -1,
-                                     .kv_bits = 8};
+                                     .kv_format = 8};
     *b = (struct bench){.g = NULL};
     if (engine_open(&b->g, &options, &e) ||
         chat_open(engine_tokenizer(b->g), engine_gguf(b->g), &b->chat, &e) ||

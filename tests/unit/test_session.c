@@ -70,7 +70,7 @@ static struct engine *open_engine(double sparsity, int kv_bits, int threads, con
                                .sparsity = sparsity,
                                .sink = -1,
                                .recent = -1,
-                               .kv_bits = kv_bits,
+                               .kv_format = kv_bits,
                                .threads = threads,
                                .kernels = kernels};
     if (engine_open(&g, &o, &e))
@@ -243,23 +243,23 @@ struct shelf {
     size_t n, mapped;
 };
 
-static int shelf_put(void *arg, enum kv_kind kind, const uint8_t *key, const uint8_t *parent,
-                     const struct iovec *parts, int n, struct err *e)
+static int shelf_put(void *arg, const struct kv_put *puts, size_t n, struct err *e)
 {
-    (void)parent;
     (void)e;
     struct shelf *shelf = arg;
-    assert_true(shelf->n < 64);
-    size_t size = 0, at = 0;
-    for (int i = 0; i < n; i++)
-        size += parts[i].iov_len;
-    uint8_t *data = aligned_alloc(64, (size + 64) / 64 * 64);
-    for (int i = 0; i < n; at += parts[i++].iov_len)
-        memcpy(data + at, parts[i].iov_base, parts[i].iov_len);
-    shelf->items[shelf->n].kind = kind;
-    memcpy(shelf->items[shelf->n].key, key, KV_KEY_BYTES);
-    shelf->items[shelf->n].data = data;
-    shelf->items[shelf->n++].size = size;
+    for (; n; n--, puts++) {
+        assert_true(shelf->n < 64);
+        size_t size = 0, at = 0;
+        for (int i = 0; i < puts->n; i++)
+            size += puts->parts[i].iov_len;
+        uint8_t *data = aligned_alloc(64, (size + 64) / 64 * 64);
+        for (int i = 0; i < puts->n; at += puts->parts[i++].iov_len)
+            memcpy(data + at, puts->parts[i].iov_base, puts->parts[i].iov_len);
+        shelf->items[shelf->n].kind = puts->kind;
+        memcpy(shelf->items[shelf->n].key, puts->key, KV_KEY_BYTES);
+        shelf->items[shelf->n].data = data;
+        shelf->items[shelf->n++].size = size;
+    }
     return 0;
 }
 
@@ -309,10 +309,10 @@ static void save_and_restore(double sparsity, int kv_bits, size_t cut)
     float *at_cut = copy_logits(s, g);
     session_free(s);
     s = open_session(g);
-    enum restore_proof proof = 0;
-    if (session_restore(s, &source, ids, cut, &proof, &e))
+    struct restore_report report;
+    if (session_restore(s, &source, ids, cut, &report, &e))
         fail_msg("restore at %zu: %s", cut, e.text);
-    assert_int_equal(proof, RESTORE_VERIFIED_BITS);
+    assert_int_equal(report.proof, RESTORE_VERIFIED_BITS);
     check_same(at_cut, s, g, "logits after a restore", cut);
     append(s, cut, N);
     check_same(want, s, g, "restored", cut);
