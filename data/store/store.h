@@ -305,8 +305,9 @@ int store_verify(struct store *s, const struct store_verify_options *o, struct s
                  struct err *e);
 
 /* XXH3-128 over what the session consists of: its spans (kind, key, parent, size, meta, checksums), documents
- * and turns, without the turns' times. Equal work gives equal digests in any store.
- * Spans that are referenced but not there do not count. ERR_FORMAT when a row of it is damaged. */
+ * (title, content, tokens) and turns (question, answer), without ages, paths and the caller's json. Equal work
+ * gives equal digests in any store. Spans that are referenced but not there do not count. ERR_FORMAT when a row
+ * of it is damaged. */
 int store_session_digest(struct store *s, int64_t id, uint8_t out[16], struct err *e);
 
 /* Calls visit for every span that the session references and that is there, parents before children (in the
