@@ -219,6 +219,13 @@ int store_session_strip(struct store *s, int64_t id, uint64_t *bytes, struct err
 /* The session needs this span. The span need not exist yet; twice is the same as once. */
 int store_session_ref(struct store *s, int64_t id, int kind, const uint8_t *key, struct err *e);
 
+/* Forgets one reference. The span goes when no other session has it. */
+int store_session_unref(struct store *s, int64_t id, int kind, const uint8_t *key, struct err *e);
+
+/* Forgets the references to spans that end after `position` (the text became another from there), and those to
+ * spans that are gone. Spans that no other session has go. */
+int store_session_unref_after(struct store *s, int64_t id, uint64_t position, struct err *e);
+
 /* Forgets all references (the chain became another), dropping spans that no other session has. */
 int store_session_unref_all(struct store *s, int64_t id, struct err *e);
 
