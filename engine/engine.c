@@ -10,16 +10,21 @@
 #include "engine/base/bytes.h"
 #include "engine/duo/heads.h"
 
-enum { DEFAULT_FORMAT = 8 };
+enum {
+    DEFAULT_FORMAT = KV_8,
+    MIN_INTERVAL = 4096,       /* tokens between kept checkpoints */
+    STREAMING_INTERVAL = 65536 /* when there are no blocks to compare with */
+};
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pages and hashes are little-endian in memory");
 
 /* Everything that decides a KV byte goes in; the kernels do not (their rounding is checked at restore). */
-static int make_identity(struct engine *g, const uint8_t heads[16], struct err *e)
+static int make_identity(struct engine *g, struct err *e)
 {
+    const struct cache_layout *y = &g->layout;
     struct buf all = {0};
     uint8_t part[16];
-    buf_puts(&all, "lectern kv 1");
+    buf_puts(&all, "lectern kv 2");
     model_hash(g->model, part);
     buf_add(&all, part, sizeof part);
     tokenizer_hash(g->tokenizer, part);
@@ -28,8 +33,9 @@ static int make_identity(struct engine *g, const uint8_t heads[16], struct err *
     if (g->lora)
         lora_hash(g->lora, part);
     buf_add(&all, part, sizeof part);
-    buf_add(&all, heads, 16);
-    put_u32(&all, (uint32_t)g->layout.bits);
+    heads_hash(y->retrieval, y->L, y->HK, y->S, y->R, part);
+    buf_add(&all, part, sizeof part);
+    put_u32(&all, (uint32_t)y->format);
     put_u32(&all, (uint32_t)g->rope.kind);
     put_f32(&all, g->rope.attn_factor);
     for (size_t i = 0; i < g->rope.pairs; i++)
@@ -50,7 +56,7 @@ static int open_heads(struct engine *g, const struct engine_options *o, struct e
 {
     const struct model_params *p = model_params(g->model);
     struct heads *heads = NULL;
-    uint8_t *retrieval = calloc(p->L, p->HK), hash[16];
+    uint8_t *retrieval = calloc(p->L, p->HK);
     int rc = retrieval ? 0 : err_memory(e, "the head pattern");
     if (!rc)
         rc = o->heads_path ? heads_open(o->heads_path, p->L, p->HK, &heads, e)
@@ -63,10 +69,8 @@ static int open_heads(struct engine *g, const struct engine_options *o, struct e
                R = o->recent >= 0 ? (size_t)o->recent : heads->R;
         rc = cache_layout_init(&g->layout, p->L, p->HK, p->D, S, R,
                                o->kv_format ? o->kv_format : DEFAULT_FORMAT, retrieval, e);
-        if (!rc) {
-            heads_hash(retrieval, p->L, p->HK, S, R, hash);
-            rc = make_identity(g, hash, e);
-        }
+        if (!rc)
+            rc = make_identity(g, e);
     }
     heads_close(heads);
     free(retrieval);
@@ -107,11 +111,35 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
     return 0;
 }
 
+int engine_variant(struct engine **out, const struct engine *base, int format, struct err *e)
+{
+    const struct cache_layout *y = &base->layout;
+    *out = NULL;
+    struct engine *g = malloc(sizeof *g);
+    if (!g)
+        return err_memory(e, "the engine");
+    *g = *base;
+    g->base = base;
+    int rc = cache_layout_init(&g->layout, y->L, y->HK, y->D, y->S, y->R, format, y->retrieval, e);
+    if (!rc)
+        rc = make_identity(g, e);
+    if (rc) {
+        engine_close(g);
+        return rc;
+    }
+    *out = g;
+    return 0;
+}
+
 void engine_close(struct engine *g)
 {
     if (!g)
         return;
     cache_layout_fini(&g->layout);
+    if (g->base) {
+        free(g);
+        return;
+    }
     lora_close(g->lora);
     tokenizer_close(g->tokenizer);
     model_close(g->model);
@@ -163,7 +191,7 @@ int engine_recent(const struct engine *g)
 }
 int engine_kv_format(const struct engine *g)
 {
-    return g->layout.bits;
+    return g->layout.format;
 }
 
 size_t engine_context(const struct engine *g)
@@ -179,11 +207,24 @@ void engine_identity(const struct engine *g, uint8_t key[KV_KEY_BYTES])
 
 size_t engine_kv_bytes_per_token(const struct engine *g)
 {
-    return g->layout.HR * g->layout.record_bytes / KV_PAGE;
+    const struct cache_layout *y = &g->layout;
+    return (y->HR * (y->record_bytes + y->scan_bytes) + KV_PAGE - 1) / KV_PAGE;
 }
 
 size_t engine_kv_bytes_fixed(const struct engine *g)
 {
     const struct cache_layout *y = &g->layout;
     return (2 * y->HR + y->HS * (y->sink_pages + y->ring_pages)) * y->raw_bytes;
+}
+
+size_t engine_checkpoint_interval(const struct engine *g)
+{
+    /* At a multiple of KV_BLOCK no block is open, so only tails, sinks and rings are in a checkpoint. */
+    const struct cache_layout *y = &g->layout;
+    size_t far = (y->S + y->R) / KV_BLOCK * KV_BLOCK + 2 * KV_BLOCK; /* sinks and rings are full */
+    if (!y->block_bytes)
+        return STREAMING_INTERVAL;
+    size_t bytes = CHECKPOINT_HEADER_BYTES + cache_state_bytes(y, far, 1);
+    size_t blocks = (10 * bytes + y->block_bytes - 1) / y->block_bytes;
+    return blocks * KV_BLOCK > MIN_INTERVAL ? blocks * KV_BLOCK : MIN_INTERVAL;
 }

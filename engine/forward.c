@@ -59,12 +59,13 @@ int workspace_init(struct workspace *w, const struct engine *g, struct err *e)
     w->logits = take_aligned(LOGIT_ROWS * p->V, sizeof(float));
     w->raw = take_aligned(y->hr_max * CACHE_CHUNK_PAGES, y->raw_bytes);
     w->proof_record = take_aligned(y->hr_max, y->record_bytes);
+    w->proof_scan = take_aligned(y->hr_max, y->scan_bytes);
     w->scratch_bytes = linear_scratch_bytes(KV_CHUNK, widest, threads);
     if (rank)
         w->scratch_bytes = max_size(w->scratch_bytes, lora_scratch_bytes(KV_CHUNK, widest, rank, threads));
     w->scratch = take_aligned(w->scratch_bytes, 1);
     if (w->x && w->norm && w->q && w->attended && w->k && w->v && w->gate && w->up && w->cos && w->sin &&
-        w->logits && w->raw && w->proof_record && w->scratch)
+        w->logits && w->raw && w->proof_record && w->proof_scan && w->scratch)
         return 0;
     workspace_fini(w);
     return err_memory(e, "the work buffers");
@@ -72,9 +73,24 @@ int workspace_init(struct workspace *w, const struct engine *g, struct err *e)
 
 void workspace_fini(struct workspace *w)
 {
-    void *all[] = {
-        w->x,   w->norm,   w->q,   w->attended, w->k,     w->v,    w->gate,           w->up,          w->cos,
-        w->sin, w->logits, w->raw, w->scratch,  w->lists, w->mass, w->attend_scratch, w->proof_record};
+    void *all[] = {w->x,
+                   w->norm,
+                   w->q,
+                   w->attended,
+                   w->k,
+                   w->v,
+                   w->gate,
+                   w->up,
+                   w->cos,
+                   w->sin,
+                   w->logits,
+                   w->raw,
+                   w->scratch,
+                   w->lists,
+                   w->mass,
+                   w->attend_scratch,
+                   w->proof_record,
+                   w->proof_scan};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
     *w = (struct workspace){0};
@@ -215,21 +231,20 @@ static void close_page(struct layer_job *j, size_t slot, size_t page)
 {
     struct session *s = j->s;
     const struct cache_layout *y = &s->engine->layout;
-    uint8_t *raw = own_page(j, slot, page), *final = cache_record(&s->cache, j->l, page, slot);
-    uint8_t *to = s->proving ? s->work.proof_record + slot * y->record_bytes : final;
-    if (y->bits == 16) {
-        memcpy(to, raw, y->raw_bytes);
-    } else {
-        const uint16_t *k = (const uint16_t *)(const void *)raw;
-        s->engine->kernels->kv_page_pack(&(struct kv_page_pack_args){.k = k,
-                                                                     .ldk = y->D,
-                                                                     .v = k + KV_PAGE * y->D,
-                                                                     .ldv = y->D,
-                                                                     .D = y->D,
-                                                                     .format = y->bits,
-                                                                     .record = to});
-    }
-    if (s->proving && memcmp(to, final, y->record_bytes) != 0)
+    const uint16_t *k = (const uint16_t *)(const void *)own_page(j, slot, page);
+    uint8_t *record = cache_record(&s->cache, j->l, page, slot);
+    uint8_t *scan = cache_scan(&s->cache, j->l, page, slot);
+    uint8_t *to = s->proving ? s->work.proof_record + slot * y->record_bytes : record;
+    uint8_t *scan_to = s->proving ? s->work.proof_scan + slot * y->scan_bytes : scan;
+    s->engine->kernels->kv_page_pack(&(struct kv_page_pack_args){.k = k,
+                                                                 .ldk = y->D,
+                                                                 .v = k + KV_PAGE * y->D,
+                                                                 .ldv = y->D,
+                                                                 .D = y->D,
+                                                                 .format = y->format,
+                                                                 .record = to,
+                                                                 .scan = scan_to});
+    if (s->proving && (memcmp(to, record, y->record_bytes) != 0 || memcmp(scan_to, scan, y->scan_bytes) != 0))
         atomic_store(&j->differs, 1);
 }
 
@@ -264,7 +279,7 @@ static size_t retrieval_list(const struct layer_job *j, size_t slot, size_t page
     const struct cache_layout *y = &j->s->engine->layout;
     for (size_t p = 0; p < page; p++)
         list[p] = (struct attend_block){.data = cache_record(&j->s->cache, j->l, p, slot),
-                                        .format = y->bits,
+                                        .format = y->format,
                                         .base = p * KV_PAGE,
                                         .hi = KV_PAGE};
     size_t rows = j->pos0 + j->T - page * KV_PAGE;
@@ -409,6 +424,7 @@ int forward_chunk(struct session *s, const uint32_t *ids, size_t T, const struct
         rc = workspace_reserve(s, j.last_page + 1, e);
     if (rc)
         return rc;
+    cache_ring_advance(&s->cache, j.last_page);
     if (s->watching)
         memset(s->work.mass, 0, p->HK * s->work.list_cap * sizeof(float));
     g->kernels->embed(&(struct embed_args){.pool = g->pool,

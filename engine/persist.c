@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* persist.c - a timeline's chain keys, what it puts into a sink, and the proof when it comes back.
+/* persist.c - a timeline's chain keys, and what it puts into a sink.
  *
  *   key(0)     = the engine's identity
  *   key(b + 1) = XXH3-128(key(b), ids of block b)             names block b, and every token before its end
  *   checkpoint = XXH3-128(key(P / 1024), the ids after it, "checkpoint")
  *
- * Checkpoint bytes: a 64-byte header (magic, version, identity, position, kernels' name, size), then
- * cache.h's state. The store has verified the bytes against its checksums; here everything is checked again
- * for meaning.
+ * Checkpoint bytes (little-endian), then cache.h's state:
+ *   0 magic, version   8 identity[16]   24 position u64   32 kernels' name[16]   48 state bytes u64
+ *   56 flags (1: the logits that follow are there)   60 number of largest logits   64 digest of the
+ * logits[16] 80 32 x (id, f32)   336 zeros to 384 Invariant: equal timelines under equal kernels give equal
+ * bytes, whoever stopped in between.
  */
 #include "engine/session_internal.h"
 
@@ -17,16 +19,22 @@
 #include <xxhash.h>
 
 #include "engine/base/bytes.h"
-#include "kernels/half.h"
 
-enum { HEADER_BYTES = 64, HEADER_MAGIC = 0x43564b4c /* "LKVC" */, HEADER_VERSION = 1, NAME_BYTES = 16 };
+enum {
+    HEADER_MAGIC = 0x43564b4c, /* "LKVC" */
+    HEADER_VERSION = 2,
+    HEADER_RESERVED = 48,
+    MARK_BYTES = 16, /* at most, of the word after the ids */
+    HAS_LOGITS = 1   /* in flags */
+};
+_Static_assert(80 + 8 * CHECKPOINT_TOP + HEADER_RESERVED == CHECKPOINT_HEADER_BYTES, "header");
+_Static_assert(CHECKPOINT_HEADER_BYTES % 64 == 0, "the state that follows is aligned");
 
-/* key <- XXH3-128(key, n <= KV_BLOCK ids, mark). */
-static void extend_key(uint8_t key[KV_KEY_BYTES], const uint32_t *ids, size_t n, const char *mark)
+void chain_extend(uint8_t key[KV_KEY_BYTES], const uint32_t *ids, size_t n, const char *mark)
 {
-    uint8_t bytes[KV_KEY_BYTES + KV_BLOCK * sizeof *ids + NAME_BYTES];
+    uint8_t bytes[KV_KEY_BYTES + KV_BLOCK * sizeof *ids + MARK_BYTES];
     size_t mark_bytes = strlen(mark), at = KV_KEY_BYTES + n * sizeof *ids;
-    assert(n <= KV_BLOCK && mark_bytes <= NAME_BYTES);
+    assert(n <= KV_BLOCK && mark_bytes <= MARK_BYTES);
     memcpy(bytes, key, KV_KEY_BYTES);
     if (n)
         memcpy(bytes + KV_KEY_BYTES, ids, n * sizeof *ids);
@@ -40,13 +48,41 @@ void engine_chain_key(const struct engine *g, const uint32_t *ids, size_t n, uin
 {
     memcpy(key, g->identity, KV_KEY_BYTES);
     for (size_t b = 0; b < n / KV_BLOCK; b++)
-        extend_key(key, ids + b * KV_BLOCK, KV_BLOCK, "");
-    extend_key(key, ids + n / KV_BLOCK * KV_BLOCK, n % KV_BLOCK, "checkpoint");
+        chain_extend(key, ids + b * KV_BLOCK, KV_BLOCK, "");
+    chain_extend(key, ids + n / KV_BLOCK * KV_BLOCK, n % KV_BLOCK, "checkpoint");
 }
 
-static void make_header(const struct engine *g, size_t position, size_t state_bytes, struct buf *out)
+/* 1 when a comes before b among the largest. */
+static int is_larger(float a, uint32_t a_id, float b, uint32_t b_id)
 {
-    char name[NAME_BYTES] = {0};
+    return a > b || (a == b && a_id < b_id);
+}
+
+void checkpoint_take_logits(struct checkpoint *c, const float *logits, size_t V)
+{
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(logits, V * sizeof *logits));
+    memcpy(c->digest, canonical.digest, sizeof c->digest);
+    c->has_logits = 1;
+    c->n_top = 0;
+    for (uint32_t id = 0; id < V; id++) {
+        uint32_t n = c->n_top;
+        if (n == CHECKPOINT_TOP && !is_larger(logits[id], id, c->top[n - 1].logit, c->top[n - 1].id))
+            continue;
+        uint32_t at = n < CHECKPOINT_TOP ? n : n - 1;
+        for (; at && is_larger(logits[id], id, c->top[at - 1].logit, c->top[at - 1].id); at--)
+            c->top[at] = c->top[at - 1];
+        c->top[at].id = id;
+        c->top[at].logit = logits[id];
+        c->n_top = n < CHECKPOINT_TOP ? n + 1 : n;
+    }
+}
+
+void checkpoint_write(const struct engine *g, const struct checkpoint *c, size_t position, size_t state_bytes,
+                      struct buf *out)
+{
+    char name[CHECKPOINT_NAME_BYTES] = {0};
+    uint8_t zeros[CHECKPOINT_HEADER_BYTES] = {0};
     strncpy(name, g->kernels->name, sizeof name - 1);
     put_u32(out, HEADER_MAGIC);
     put_u32(out, HEADER_VERSION);
@@ -54,7 +90,51 @@ static void make_header(const struct engine *g, size_t position, size_t state_by
     put_u64(out, position);
     buf_add(out, name, sizeof name);
     put_u64(out, state_bytes);
-    put_u64(out, 0); /* reserved */
+    put_u32(out, c->has_logits ? HAS_LOGITS : 0);
+    put_u32(out, c->n_top);
+    buf_add(out, c->digest, sizeof c->digest);
+    for (uint32_t i = 0; i < c->n_top; i++) {
+        put_u32(out, c->top[i].id);
+        put_f32(out, c->top[i].logit);
+    }
+    buf_add(out, zeros, HEADER_RESERVED + 8 * (size_t)(CHECKPOINT_TOP - c->n_top));
+}
+
+static int bad_header(struct err *e)
+{
+    return err_set(e, ERR_FORMAT, "a stored checkpoint has no valid header; the document is read again");
+}
+
+int checkpoint_read(const struct engine *g, const uint8_t *data, size_t size, size_t position,
+                    struct checkpoint *out, struct err *e)
+{
+    *out = (struct checkpoint){.has_logits = 0};
+    struct reader r = reader_over(data, size);
+    uint32_t magic = read_u32(&r), version = read_u32(&r);
+    const uint8_t *identity = read_bytes(&r, KV_KEY_BYTES);
+    uint64_t at = read_u64(&r);
+    const uint8_t *kernels = read_bytes(&r, CHECKPOINT_NAME_BYTES);
+    uint64_t bytes = read_u64(&r);
+    uint32_t flags = read_u32(&r);
+    out->n_top = read_u32(&r);
+    const uint8_t *digest = read_bytes(&r, sizeof out->digest);
+    if (r.bad || size < CHECKPOINT_HEADER_BYTES || magic != HEADER_MAGIC || version != HEADER_VERSION ||
+        flags & ~(uint32_t)HAS_LOGITS || out->n_top > CHECKPOINT_TOP)
+        return bad_header(e);
+    if (memcmp(identity, g->identity, KV_KEY_BYTES) != 0 || at != position ||
+        bytes != size - CHECKPOINT_HEADER_BYTES)
+        return err_set(e, ERR_FORMAT,
+                       "a stored checkpoint belongs to another text or model; the document is read again");
+    out->has_logits = flags == HAS_LOGITS;
+    memcpy(out->digest, digest, sizeof out->digest);
+    memcpy(out->kernels, kernels, CHECKPOINT_NAME_BYTES - 1);
+    for (uint32_t i = 0; i < out->n_top; i++) {
+        out->top[i].id = read_u32(&r);
+        out->top[i].logit = read_f32(&r);
+        if (out->top[i].id >= model_params(g->model)->V)
+            return bad_header(e);
+    }
+    return 0;
 }
 
 struct session_save {
@@ -89,7 +169,7 @@ static void take_blocks(struct session_save *v, const struct session *s)
     memcpy(v->keys[0], s->engine->identity, KV_KEY_BYTES);
     for (size_t b = 0; b < whole; b++) {
         memcpy(v->keys[b + 1], v->keys[b], KV_KEY_BYTES);
-        extend_key(v->keys[b + 1], s->tokens + b * KV_BLOCK, KV_BLOCK, "");
+        chain_extend(v->keys[b + 1], s->tokens + b * KV_BLOCK, KV_BLOCK, "");
         const struct cache_block *block = &s->cache.blocks[b];
         if (!bytes || block->stored)
             continue;
@@ -109,7 +189,7 @@ static void take_checkpoint(struct session_save *v, const struct session *s, siz
 {
     size_t tail = s->position / KV_BLOCK * KV_BLOCK;
     memcpy(v->key, v->keys[s->position / KV_BLOCK], KV_KEY_BYTES);
-    extend_key(v->key, s->tokens + tail, s->position - tail, "checkpoint");
+    chain_extend(v->key, s->tokens + tail, s->position - tail, "checkpoint");
     cache_state_write(&s->cache, s->position, 1, v->state);
     v->parts[v->n] = (struct iovec){.iov_base = v->header.data, .iov_len = v->header.len};
     v->parts[v->n + 1] = (struct iovec){.iov_base = v->state, .iov_len = state_bytes};
@@ -135,7 +215,10 @@ int session_save_begin(struct session *s, struct session_save **out, struct err 
     v->keys = calloc(whole + 1, sizeof *v->keys);
     v->blocks = calloc(whole + 1, sizeof *v->blocks);
     v->state = malloc(state_bytes ? state_bytes : 1);
-    make_header(s->engine, s->position, state_bytes, &v->header);
+    struct checkpoint checkpoint = {.has_logits = 0};
+    if (s->have_logits)
+        checkpoint_take_logits(&checkpoint, s->last_logits, model_params(s->engine->model)->V);
+    checkpoint_write(s->engine, &checkpoint, s->position, state_bytes, &v->header);
     if (!v->puts || !v->parts || !v->keys || !v->blocks || !v->state || v->header.failed) {
         save_free(v);
         return err_memory(e, "a save");
@@ -183,202 +266,5 @@ int session_save(struct session *s, const struct kv_sink *sink, uint8_t key[KV_K
     rc = session_save_put(v, sink, e);
     memcpy(key, v->key, KV_KEY_BYTES);
     session_save_end(s, v, rc);
-    return rc;
-}
-
-static int read_header(const struct engine *g, const uint8_t *data, size_t size, size_t n,
-                       char name[NAME_BYTES], struct err *e)
-{
-    struct reader r = reader_over(data, size);
-    uint32_t magic = read_u32(&r), version = read_u32(&r);
-    const uint8_t *identity = read_bytes(&r, KV_KEY_BYTES);
-    uint64_t position = read_u64(&r);
-    const uint8_t *kernels = read_bytes(&r, NAME_BYTES);
-    uint64_t bytes = read_u64(&r);
-    read_u64(&r);
-    if (r.bad || magic != HEADER_MAGIC || version != HEADER_VERSION)
-        return err_set(e, ERR_FORMAT, "a stored checkpoint has no valid header; the document is read again");
-    if (memcmp(identity, g->identity, KV_KEY_BYTES) || position != n || bytes != size - HEADER_BYTES)
-        return err_set(e, ERR_FORMAT,
-                       "a stored checkpoint belongs to another text or model; the document is read again");
-    memcpy(name, kernels, NAME_BYTES);
-    name[NAME_BYTES - 1] = '\0';
-    return 0;
-}
-
-static void blame_block(struct restore_report *report, size_t b, int rc)
-{
-    if (rc != ERR_NOT_FOUND && rc != ERR_FORMAT)
-        return;
-    report->miss = rc == ERR_NOT_FOUND ? RESTORE_NO_BLOCK : RESTORE_BAD_BLOCK;
-    report->damaged_first = b * KV_BLOCK;
-    report->damaged_end = (b + 1) * KV_BLOCK;
-}
-
-static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct restore_report *report,
-                      struct err *e)
-{
-    const struct engine *g = s->engine;
-    size_t want = g->layout.block_bytes;
-    uint8_t key[KV_KEY_BYTES];
-    memcpy(key, g->identity, sizeof key);
-    for (size_t b = 0; b < n / KV_BLOCK; b++) {
-        int rc = cache_grow(&s->cache, b * CACHE_BLOCK_PAGES, e);
-        if (rc)
-            return rc;
-        extend_key(key, ids + b * KV_BLOCK, KV_BLOCK, "");
-        if (!want)
-            continue;
-        const uint8_t *data = NULL;
-        size_t size = 0;
-        void *handle = NULL;
-        rc = s->source.map(s->source.arg, KV_KIND_BLOCK, key, &data, &size, &handle, e);
-        if (rc) {
-            blame_block(report, b, rc);
-            return rc;
-        }
-        if (size != want || (uintptr_t)data % 64) {
-            s->source.unmap(s->source.arg, handle);
-            blame_block(report, b, ERR_FORMAT);
-            return err_set(e, ERR_FORMAT,
-                           "a stored block has %zu bytes instead of %zu; the document is read again", size,
-                           want);
-        }
-        free(s->cache.blocks[b].data);
-        s->cache.blocks[b] =
-            (struct cache_block){.data = (uint8_t *)(uintptr_t)data, .handle = handle, .stored = 1};
-    }
-    return 0;
-}
-
-/* The key and value rows of token `t` in every head, streaming heads from the ring, retrieval heads from tail
- * `which`; [L][HK][2][D] halves. */
-static void gather_rows(const struct session *s, size_t t, int which, uint16_t *out)
-{
-    const struct cache_layout *y = &s->engine->layout;
-    for (size_t l = 0; l < y->L; l++)
-        for (size_t h = 0; h < y->HK; h++, out += 2 * y->D) {
-            size_t slot = y->slot[l * y->HK + h];
-            const uint8_t *record = y->retrieval[l * y->HK + h]
-                                        ? cache_tail(&s->cache, which, l, slot)
-                                        : cache_stream(&s->cache, l, slot, t / KV_PAGE);
-            const uint16_t *k = (const uint16_t *)(const void *)record + t % KV_PAGE * y->D;
-            memcpy(out, k, y->D * sizeof *k);
-            memcpy(out + y->D, k + KV_PAGE * y->D, y->D * sizeof *k);
-        }
-}
-
-static int rows_are_close(const uint16_t *a, const uint16_t *b, size_t n)
-{
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        double x = (double)half_to_float(a[i]), d = x - (double)half_to_float(b[i]);
-        difference += d * d;
-        size += x * x;
-    }
-    return difference <= 1e-4 * size; /* 1 % in the norm: two backends' rounding stays an order below it */
-}
-
-/* Computes the last token again over what was restored and holds the result against the stored rows. */
-static int prove(struct session *s, const uint32_t *ids, size_t n, const char *kernels,
-                 struct restore_report *report, struct err *e)
-{
-    const struct cache_layout *y = &s->engine->layout;
-    size_t count = y->L * y->HK * 2 * y->D;
-    uint16_t *stored = malloc(count * sizeof *stored), *again = malloc(count * sizeof *again);
-    uint8_t *state = malloc(cache_state_bytes(y, n, 0) + 1);
-    if (!stored || !again || !state) {
-        free(stored);
-        free(again);
-        free(state);
-        return err_memory(e, "the proof of a restore");
-    }
-    gather_rows(s, n - 1, s->cache.cur, stored);
-    cache_state_write(&s->cache, n, 0, state);
-    s->position = n - 1;
-    s->proving = 1;
-    s->proof_differs = 0;
-    int rc = forward_chunk(s, ids + n - 1, 1, NULL, e);
-    s->proving = 0;
-    s->position = n;
-    if (!rc) {
-        gather_rows(s, n - 1, !s->cache.cur, again);
-        int same = !memcmp(stored, again, count * sizeof *stored) && !s->proof_differs;
-        int other_kernels = strcmp(kernels, s->engine->kernels->name) != 0;
-        report->replayed = 1;
-        report->miss = !same && !(other_kernels && rows_are_close(stored, again, count)) ? RESTORE_NO_PROOF
-                                                                                         : RESTORE_NO_MISS;
-        if (report->miss)
-            rc = err_set(e, ERR_FORMAT,
-                         "the stored context does not reproduce its last token; the document is read again");
-        else
-            report->proof = same ? RESTORE_VERIFIED_BITS : RESTORE_VERIFIED_CLOSE;
-        if (!rc) /* what is stored stays the truth, also under other kernels */
-            rc = cache_state_read(&s->cache, n, 0, state, cache_state_bytes(y, n, 0), e);
-    }
-    free(stored);
-    free(again);
-    free(state);
-    return rc;
-}
-
-static int restore_checkpoint(struct session *s, const uint32_t *ids, size_t n, char name[NAME_BYTES],
-                              struct restore_report *report, struct err *e)
-{
-    uint8_t key[KV_KEY_BYTES];
-    engine_chain_key(s->engine, ids, n, key);
-    const uint8_t *data = NULL;
-    size_t size = 0;
-    void *handle = NULL;
-    int rc = s->source.map(s->source.arg, KV_KIND_CHECKPOINT, key, &data, &size, &handle, e);
-    if (rc) {
-        report->miss = rc == ERR_FORMAT ? RESTORE_BAD_CHECKPOINT : RESTORE_NO_CHECKPOINT;
-        return rc;
-    }
-    report->miss = RESTORE_BAD_CHECKPOINT;
-    rc = read_header(s->engine, data, size, n, name, e);
-    if (!rc)
-        report->miss = RESTORE_NO_MISS;
-    if (!rc)
-        rc = map_blocks(s, ids, n, report, e);
-    if (!rc && (rc = cache_state_read(&s->cache, n, 1, data + HEADER_BYTES, size - HEADER_BYTES, e)))
-        report->miss = RESTORE_BAD_CHECKPOINT;
-    s->source.unmap(s->source.arg, handle);
-    return rc;
-}
-
-int session_restore(struct session *s, const struct kv_source *source, const uint32_t *ids, size_t n,
-                    struct restore_report *report, struct err *e)
-{
-    struct restore_report unused;
-    report = report ? report : &unused;
-    *report = (struct restore_report){.miss = RESTORE_NO_MISS};
-    char kernels[NAME_BYTES];
-    size_t V = model_params(s->engine->model)->V;
-    if (s->position || !n)
-        return err_set(e, ERR_USAGE, "only an empty session can be restored, and only to one token or more");
-    for (size_t i = 0; i < n; i++)
-        if (ids[i] >= V)
-            return err_set(e, ERR_FORMAT, "stored token id %u is not of this model", ids[i]);
-    int rc = session_reset(s, e);
-    if (rc)
-        return rc;
-    s->source = *source;
-    if (n > s->cap) {
-        uint32_t *tokens = realloc(s->tokens, (n + KV_BLOCK) * sizeof *tokens);
-        if (!tokens)
-            return err_memory(e, "token ids");
-        s->tokens = tokens;
-        s->cap = n + KV_BLOCK;
-    }
-    memcpy(s->tokens, ids, n * sizeof *ids);
-    rc = restore_checkpoint(s, ids, n, kernels, report, e);
-    if (!rc)
-        rc = prove(s, ids, n, kernels, report, e);
-    if (rc) {
-        struct err second;
-        session_reset(
-            s, &second); /* the first failure is the one to tell; an allocation failure shows at next use */
-    }
     return rc;
 }

@@ -78,12 +78,12 @@ static int check_ids(const struct session *s, const uint32_t *ids, size_t n, str
     return 0;
 }
 
-static int reserve_tokens(struct session *s, size_t n, struct err *e)
+int session_reserve(struct session *s, size_t n, struct err *e)
 {
-    if (n > SIZE_MAX / 8 - s->position)
+    if (n > SIZE_MAX / 16)
         return err_set(e, ERR_LIMIT, "%zu tokens are more than memory can name", n);
-    if (s->position + n > s->cap) {
-        size_t cap = s->position + n + s->cap / 2 + KV_BLOCK;
+    if (n > s->cap) {
+        size_t cap = n + s->cap / 2 + KV_BLOCK;
         uint32_t *tokens = realloc(s->tokens, cap * sizeof *tokens);
         if (!tokens)
             return err_memory(e, "token ids");
@@ -117,13 +117,13 @@ int session_append(struct session *s, const uint32_t *ids, size_t n, const struc
         return err_memory(e, "the KV cache");
     int rc = check_ids(s, ids, n, e);
     if (!rc)
-        rc = reserve_tokens(s, n, e);
+        rc = n > SIZE_MAX / 16 ? err_set(e, ERR_LIMIT, "%zu tokens are more than memory can name", n)
+                               : session_reserve(s, s->position + n, e);
     const struct progress *progress = options ? options->progress : NULL;
     for (size_t done = 0; !rc && done < n;) {
         if (cancel_requested(options ? options->cancel : NULL))
             return err_set(e, ERR_CANCELLED, "stopped; what was read is kept");
         size_t T = chunk_length(s, n - done);
-        s->have_logits = 0;
         rc = forward_chunk(s, ids + done, T, options, e);
         if (rc)
             break;
@@ -141,7 +141,7 @@ int session_watch(struct session *s, int on, struct err *e)
     s->watching = on;
     if (s->mass_total)
         memset(s->mass_total, 0, s->mass_pages * sizeof *s->mass_total);
-    return on ? reserve_tokens(s, 0, e) : 0;
+    return on ? session_reserve(s, s->position, e) : 0;
 }
 
 const double *session_mass(const struct session *s, size_t *pages)
@@ -184,32 +184,13 @@ int session_mark(struct session *s, struct session_mark **out, struct err *e)
     return 0;
 }
 
-/* Blocks past P are forgotten as stored ones; a mapped block in which P lies becomes memory of ours again. */
-static int unshare_blocks(struct session *s, size_t P, struct err *e)
-{
-    struct cache *c = &s->cache;
-    for (size_t b = P / KV_BLOCK; b < c->n_blocks; b++) {
-        c->blocks[b].stored = 0;
-        if (!c->blocks[b].handle)
-            continue;
-        size_t bytes = (s->engine->layout.block_bytes + 63) / 64 * 64;
-        uint8_t *own = aligned_alloc(64, bytes ? bytes : 64);
-        if (!own)
-            return err_memory(e, "the KV cache");
-        memcpy(own, c->blocks[b].data, s->engine->layout.block_bytes);
-        s->source.unmap(s->source.arg, c->blocks[b].handle);
-        c->blocks[b] = (struct cache_block){.data = own};
-    }
-    return 0;
-}
-
 int session_return(struct session *s, const struct session_mark *m, struct err *e)
 {
     if (m->position > s->position ||
         XXH3_64bits(s->tokens, m->position * sizeof *s->tokens) != m->tokens_hash)
         return err_set(e, ERR_REBUILD, "the mark at %zu tokens is not on this timeline any more",
                        m->position);
-    int rc = unshare_blocks(s, m->position, e);
+    int rc = cache_truncate(&s->cache, m->position, s->source.unmap, s->source.arg, e);
     if (!rc)
         rc = cache_state_read(&s->cache, m->position, 0, m->state, m->state_bytes, e);
     if (rc)

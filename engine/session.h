@@ -204,11 +204,11 @@ int session_restore(struct session *s, const struct kv_source *source, const uin
 
 /* Goes back to `position` <= session_position, exactly as if no more had ever been appended, logits
  * included. From memory where the streaming heads' ring still reaches (at most KV_PAGE tokens are computed
- * again, not to be cancelled); else from the nearest checkpoint of the source (NULL: none) at a multiple of
- * engine_checkpoint_interval or at one of stops[n_stops], or from the start, whichever costs at most one
- * interval of tokens. ERR_CANCELLED and failures while these are appended: as session_append. ERR_REBUILD: no
- * checkpoint is near enough; s is empty, and whoever holds the text restores or appends. options->logits is
- * called for the tokens appended again. Attention sums are left as they are. */
+ * again, without progress or cancel); else from the nearest checkpoint of the source (NULL: none) at a
+ * multiple of engine_checkpoint_interval or at one of stops[n_stops], or from the start, where that costs at
+ * most one interval of tokens; of the options progress and cancel count. ERR_CANCELLED and failures while
+ * appending: as session_append. ERR_REBUILD: no checkpoint is near enough; s is empty, as after any other
+ * failure on the way, and whoever holds the text restores or appends. Attention sums are left as they are. */
 int session_rewind(struct session *s, const struct kv_source *source, size_t position, const size_t *stops,
                    size_t n_stops, const struct append_options *options, struct err *e);
 

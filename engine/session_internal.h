@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* session_internal.h - what engine.c, forward.c, session.c and persist.c share; nobody else includes it. */
+/* session_internal.h - what the files of this folder share; nobody else includes it. */
 #ifndef LECTERN_ENGINE_SESSION_INTERNAL_H
 #define LECTERN_ENGINE_SESSION_INTERNAL_H
 
+#include "engine/base/buf.h"
 #include "engine/duo/cache.h"
 #include "engine/model/lora.h"
 #include "engine/model/model.h"
@@ -15,6 +16,7 @@ _Static_assert((int)KV_BLOCK == (int)CACHE_BLOCK_PAGES * (int)KV_PAGE_TOKENS, "b
 _Static_assert((int)KV_CHUNK == (int)CACHE_CHUNK, "chunk size");
 
 struct engine {
+    const struct engine *base; /* a variant's, which owns all but the layout; else NULL */
     const struct kernels *kernels;
     struct pool *pool; /* used by one session's step at a time */
     struct model *model;
@@ -35,6 +37,7 @@ struct workspace {
     float *logits;         /* [LOGIT_ROWS][V] */
     uint8_t *raw;          /* [hr_max][CACHE_CHUNK_PAGES] raw records: the chunk's own pages */
     uint8_t *proof_record; /* [hr_max] records, where a proof packs instead of the block */
+    uint8_t *proof_scan;   /* [hr_max] scan summaries, likewise */
     void *scratch;         /* of linear and lora */
     size_t scratch_bytes;
     uint8_t *attend_scratch;    /* [threads] */
@@ -77,5 +80,40 @@ void forward_commit(struct session *s, size_t T);
 
 /* Empties the timeline, giving mapped blocks back. */
 int session_reset(struct session *s, struct err *e);
+
+/* Room for n token ids in all. */
+int session_reserve(struct session *s, size_t n, struct err *e);
+
+/* key <- the key of what follows `key` by n <= KV_BLOCK ids; `mark` tells checkpoints ("checkpoint") from
+ * blocks (""). */
+void chain_extend(uint8_t key[KV_KEY_BYTES], const uint32_t *ids, size_t n, const char *mark);
+
+enum { CHECKPOINT_HEADER_BYTES = 384, CHECKPOINT_TOP = 32, CHECKPOINT_NAME_BYTES = 16 };
+
+/* What a checkpoint says besides cache.h's state. */
+struct checkpoint {
+    char kernels[CHECKPOINT_NAME_BYTES]; /* the writer's, ends with NUL */
+    int has_logits;
+    uint8_t digest[16]; /* XXH3-128 of the last token's logits, f32 [V] */
+    uint32_t n_top;     /* min(CHECKPOINT_TOP, V) */
+    struct {
+        uint32_t id;
+        float logit;
+    } top[CHECKPOINT_TOP]; /* the largest, descending, lower ids first among equals */
+};
+
+/* Digest and largest ones of logits [V]. */
+void checkpoint_take_logits(struct checkpoint *c, const float *logits, size_t V);
+
+/* Header bytes for it, and back; reading checks magic, version, identity, position and the state's size. */
+void checkpoint_write(const struct engine *g, const struct checkpoint *c, size_t position, size_t state_bytes,
+                      struct buf *out);
+int checkpoint_read(const struct engine *g, const uint8_t *data, size_t size, size_t position,
+                    struct checkpoint *out, struct err *e);
+
+/* Computes the last tokens of the session's caches again and holds the result against what they and the
+ * checkpoint say; leaves caches as they were and the last token's logits in place. ERR_FORMAT: it differs. */
+int session_prove(struct session *s, const struct checkpoint *c, struct restore_report *report,
+                  struct err *e);
 
 #endif
