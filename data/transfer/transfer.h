@@ -36,7 +36,6 @@ struct transfer_result {
     uint64_t file_bytes;
     uint64_t spans, span_bytes; /* import: of the file, those that were here already too */
     uint64_t new_spans;         /* import: written */
-    uint64_t missing_spans; /* export: referenced by the session, but not there (given up by a clean-up) */
     uint64_t documents, turns;
 };
 
