@@ -222,8 +222,8 @@ int store_session_ref(struct store *s, int64_t id, int kind, const uint8_t *key,
 /* Forgets one reference. The span goes when no other session has it. */
 int store_session_unref(struct store *s, int64_t id, int kind, const uint8_t *key, struct err *e);
 
-/* Forgets the references to spans that end after `position` (the text became another from there), and those to
- * spans that are gone. Spans that no other session has go. */
+/* Forgets the references to spans that end after `position` (the text became another from there), and those
+ * to spans that are gone. Spans that no other session has go. */
 int store_session_unref_after(struct store *s, int64_t id, uint64_t position, struct err *e);
 
 /* Forgets all references (the chain became another), dropping spans that no other session has. */
@@ -312,14 +312,14 @@ int store_verify(struct store *s, const struct store_verify_options *o, struct s
                  struct err *e);
 
 /* XXH3-128 over what the session consists of: its spans (kind, key, parent, size, meta, checksums), documents
- * (title, content, tokens) and turns (question, answer), without ages, paths and the caller's json. Equal work
- * gives equal digests in any store. Spans that are referenced but not there do not count. ERR_FORMAT when a row
- * of it is damaged. */
+ * (title, content, tokens) and turns (question, answer), without ages, paths and the caller's json. Equal
+ * work gives equal digests in any store. Spans that are referenced but not there do not count. ERR_FORMAT
+ * when a row of it is damaged. */
 int store_session_digest(struct store *s, int64_t id, uint8_t out[16], struct err *e);
 
-/* Calls visit for every span that the session references and that is there, parents before children (in the
- * order they were put). `digest` is store_payload_digest of its payload by the row's word. ERR_FORMAT for a
- * damaged row. visit may map spans, not change them; non-zero stops the walk and is returned. */
+/* Calls visit for every span that the session references and that is there, in the order they were put.
+ * `digest` is store_payload_digest of its payload by the row's word. ERR_FORMAT for a damaged row. visit may
+ * map spans, not change them; non-zero stops the walk and is returned. */
 int store_session_spans(struct store *s, int64_t id,
                         int (*visit)(void *arg, const struct span_info *info, const uint8_t digest[16]),
                         void *arg, struct err *e);
