@@ -40,7 +40,7 @@ static const struct kernels backend_avx2 = {
     .rope_apply = rope_apply_avx2,
     .half_encode = half_encode_avx2,
     .half_decode = half_decode_avx2,
-    .kv_page_pack = ref_kv_page_pack,
+    .kv_page_pack = kv_page_pack_avx2,
     .kv_page_unpack = ref_kv_page_unpack,
     .attend = attend_avx2,
 };
@@ -57,7 +57,7 @@ static const struct kernels backend_avx512 = {
     .rope_apply = rope_apply_avx512,
     .half_encode = half_encode_avx512,
     .half_decode = half_decode_avx512,
-    .kv_page_pack = ref_kv_page_pack,
+    .kv_page_pack = kv_page_pack_avx512,
     .kv_page_unpack = ref_kv_page_unpack,
     .attend = attend_avx512,
 };
@@ -74,7 +74,7 @@ static const struct kernels backend_avx512vnni = {
     .rope_apply = rope_apply_avx512,
     .half_encode = half_encode_avx512,
     .half_decode = half_decode_avx512,
-    .kv_page_pack = ref_kv_page_pack,
+    .kv_page_pack = kv_page_pack_avx512,
     .kv_page_unpack = ref_kv_page_unpack,
     .attend = attend_avx512,
 };

@@ -7,8 +7,8 @@
  * see the block, and a row's arithmetic does not depend on its neighbours. Keys that a row does not see have
  * exp = 0 exactly and change nothing but the sign of a zero, which the end removes.
  *
- * Decode (at most FUSED_ROWS rows in all) reads 8-bit lines straight into registers instead: the same
- * operations on each element in the same order, without the 32 KiB in between.
+ * Decode (at most FUSED_ROWS rows in all) reads coded lines straight into registers instead (block_body.h):
+ * the same operations on each element in the same order, without the 32 KiB in between.
  *
  * Cost of a block: 4 * 64 * D * rows flop, plus unpacking once for all rows of the call.
  */
@@ -20,7 +20,9 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"
 
-enum { ROWS_TILE = 6, FUSED_ROWS = 4, LINE_PARTS = 16 / VW };
+#include "kernels/cpu/block_body.h"
+
+enum { ROWS_TILE = 6 };
 
 struct tile {
     int n; /* rows, 1..ROWS_TILE */
@@ -31,193 +33,8 @@ struct tile {
     float p[ROWS_TILE][KV_PAGE_TOKENS] __attribute__((aligned(64))); /* scores, then their exp */
 };
 
-static void load_keys_8(const uint8_t *record, size_t D, float *k)
-{
-    float params[2 * HEAD_DIM_MAX];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).k_params);
-    for (size_t i = 0; i < 2 * D; i += VW)
-        vf_store(params + i, vf_load_half(raw + i));
-    for (size_t t16 = 0; t16 < 4; t16++)
-        for (size_t cg = 0; cg < D / 4; cg++) {
-            const uint8_t *line = record + (t16 * (D / 4) + cg) * 64;
-            const float *scale = params + page_k_param_index(D, 4 * cg);
-            for (size_t part = 0; part < LINE_PARTS; part++) {
-                vi words = vi_line(line, cg >> 1 & 1, part);
-                float *to = k + 4 * cg * KV_PAGE_TOKENS + 16 * t16 + part * VW;
-#pragma GCC unroll 4
-                for (size_t c = 0; c < 4; c++) {
-                    vf v = vf_fma(vi_low_byte(words), vf_set1(scale[c]), vf_set1(scale[D + c]));
-                    vf_store(to + c * KV_PAGE_TOKENS, v);
-                    words = vi_next_byte(words);
-                }
-            }
-        }
-}
-
-static void load_values_8(const uint8_t *record, size_t D, float *v)
-{
-    float params[2 * KV_PAGE_TOKENS];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).v_params);
-    for (size_t i = 0; i < 2 * KV_PAGE_TOKENS; i += VW)
-        vf_store(params + i, vf_load_half(raw + i));
-    const uint8_t *lines = record + page_layout(KV_8, D).v_codes;
-    for (size_t u = 0; u < 2; u++)
-        for (size_t h = 0; h < 2; h++)
-            for (size_t j = 0; j < 4; j++) {
-                const size_t b = 32 * u + 4 * j + 2 * h, token[4] = {b, b + 1, b + 16, b + 17};
-                vf scale[4], min[4];
-                for (size_t i = 0; i < 4; i++) {
-                    scale[i] = vf_set1(params[page_v_param_index(token[i])]);
-                    min[i] = vf_set1(params[KV_PAGE_TOKENS + page_v_param_index(token[i])]);
-                }
-                for (size_t mt = 0; mt < D / 16; mt++)
-                    for (size_t part = 0; part < LINE_PARTS; part++) {
-                        const uint8_t *line = lines + (((u * (D / 16) + mt) * 2 + h) * 4 + j) * 64;
-                        vi words = vi_line(line, j >> 1 & 1, part);
-#pragma GCC unroll 4
-                        for (size_t i = 0; i < 4; i++) {
-                            vf_store(v + token[i] * D + 16 * mt + part * VW,
-                                     vf_fma(vi_low_byte(words), scale[i], min[i]));
-                            words = vi_next_byte(words);
-                        }
-                    }
-            }
-}
-
-/* The two vectors of step `i` over lines `stride` apart: two lines, or the two parts of one. */
-INLINE void two_vectors(const uint8_t *lines, size_t i, size_t stride, size_t swap, vi words[2])
-{
-    if (LINE_PARTS == 1) {
-        words[0] = vi_line(lines + 2 * i * stride, swap, 0);
-        words[1] = vi_line(lines + (2 * i + 1) * stride, swap, 0);
-    } else {
-        words[0] = vi_line(lines + i * stride, swap, 0);
-        words[1] = vi_line(lines + i * stride, swap, 1);
-    }
-}
-
-INLINE void fused_scores(struct tile *a, const int n, const uint8_t *record, size_t D, float factor)
-{
-    float params[2 * HEAD_DIM_MAX];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).k_params);
-    for (size_t i = 0; i < 2 * D; i += VW)
-        vf_store(params + i, vf_load_half(raw + i));
-    for (size_t col = 0; col < KV_PAGE_TOKENS / (2 * VW); col++) {
-        vf acc[FUSED_ROWS][2];
-#pragma GCC unroll 4
-        for (int r = 0; r < n; r++)
-            acc[r][0] = acc[r][1] = vf_zero();
-        for (size_t cg = 0; cg < D / 4; cg++) {
-            const float *scale = params + page_k_param_index(D, 4 * cg);
-            vi words[2];
-            two_vectors(record + cg * 64, col, D / 4 * 64, cg >> 1 & 1, words);
-#pragma GCC unroll 4
-            for (size_t c = 0; c < 4; c++) {
-                vf step = vf_set1(scale[c]), min = vf_set1(scale[D + c]);
-                vf k0 = vf_fma(vi_low_byte(words[0]), step, min),
-                   k1 = vf_fma(vi_low_byte(words[1]), step, min);
-#pragma GCC unroll 4
-                for (int r = 0; r < n; r++) {
-                    vf q = vf_set1(a->q[r][4 * cg + c]);
-                    acc[r][0] = vf_fma(q, k0, acc[r][0]);
-                    acc[r][1] = vf_fma(q, k1, acc[r][1]);
-                }
-                words[0] = vi_next_byte(words[0]);
-                words[1] = vi_next_byte(words[1]);
-            }
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < n; r++) {
-            vf_store(a->p[r] + 2 * col * VW, vf_mul(acc[r][0], vf_set1(factor)));
-            vf_store(a->p[r] + (2 * col + 1) * VW, vf_mul(acc[r][1], vf_set1(factor)));
-        }
-    }
-}
-
-INLINE void fused_values(struct tile *a, const int n, const uint8_t *record, size_t D)
-{
-    float params[2 * KV_PAGE_TOKENS];
-    const uint16_t *raw = (const uint16_t *)(const void *)(record + page_layout(KV_8, D).v_params);
-    for (size_t i = 0; i < 2 * KV_PAGE_TOKENS; i += VW)
-        vf_store(params + i, vf_load_half(raw + i));
-    for (size_t col = 0; col < D / (2 * VW); col++) {
-        vf acc[FUSED_ROWS][2];
-#pragma GCC unroll 4
-        for (int r = 0; r < n; r++)
-#pragma GCC unroll 2
-            for (size_t i = 0; i < 2; i++)
-                acc[r][i] = vf_mul(vf_load(a->out[r] + (2 * col + i) * VW), vf_set1(a->factor[r]));
-        /* tokens ascending: of 32, first the low halves of all words, then the high ones */
-        for (size_t eight = 0; eight < KV_PAGE_TOKENS / 2; eight++) {
-            size_t u = eight / 16, high = eight / 8 % 2, j = eight / 2 % 4, h = eight % 2;
-            size_t token = 32 * u + 16 * high + 4 * j + 2 * h;
-            vi words[2];
-            two_vectors(record + page_layout(KV_8, D).v_codes + (u * (D / 16) * 8 + h * 4 + j) * 64, col,
-                        8 * 64, j >> 1, words);
-            if (high) {
-                words[0] = vi_next_byte(vi_next_byte(words[0]));
-                words[1] = vi_next_byte(vi_next_byte(words[1]));
-            }
-#pragma GCC unroll 2
-            for (size_t i = 0; i < 2; i++) {
-                size_t at = page_v_param_index(token + i);
-                vf step = vf_set1(params[at]), min = vf_set1(params[KV_PAGE_TOKENS + at]);
-                vf v0 = vf_fma(vi_low_byte(words[0]), step, min),
-                   v1 = vf_fma(vi_low_byte(words[1]), step, min);
-#pragma GCC unroll 4
-                for (int r = 0; r < n; r++) {
-                    vf p = vf_set1(a->p[r][token + i]);
-                    acc[r][0] = vf_fma(p, v0, acc[r][0]);
-                    acc[r][1] = vf_fma(p, v1, acc[r][1]);
-                }
-                words[0] = vi_next_byte(words[0]);
-                words[1] = vi_next_byte(words[1]);
-            }
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < n; r++)
-#pragma GCC unroll 2
-            for (size_t i = 0; i < 2; i++)
-                vf_store(a->out[r] + (2 * col + i) * VW, acc[r][i]);
-    }
-}
-
-static void fused_score_tile(struct tile *a, const uint8_t *record, size_t D, float scale)
-{
-    switch (a->n) {
-    case 1:
-        fused_scores(a, 1, record, D, scale);
-        break;
-    case 2:
-        fused_scores(a, 2, record, D, scale);
-        break;
-    case 3:
-        fused_scores(a, 3, record, D, scale);
-        break;
-    default:
-        fused_scores(a, 4, record, D, scale);
-    }
-}
-
-static void fused_value_tile(struct tile *a, const uint8_t *record, size_t D)
-{
-    switch (a->n) {
-    case 1:
-        fused_values(a, 1, record, D);
-        break;
-    case 2:
-        fused_values(a, 2, record, D);
-        break;
-    case 3:
-        fused_values(a, 3, record, D);
-        break;
-    default:
-        fused_values(a, 4, record, D);
-    }
-}
-
-/* Tokens [lo, hi) of a 16-bit block; other columns of k become 0, other rows of v stay as they are. */
-static void load_16(const uint16_t *raw, size_t D, size_t lo, size_t hi, float *k, float *v)
+/* Tokens [lo, hi) of a raw block; other columns of k become 0, other rows of v stay as they are. */
+static void load_raw(const uint16_t *raw, size_t D, size_t lo, size_t hi, float *k, float *v)
 {
     for (size_t t0 = lo / VW * VW; t0 < hi; t0 += VW)
         for (size_t d = 0; d < D; d += VW) {
@@ -379,7 +196,7 @@ static struct attend_share soften(struct tile *a, int r, const struct attend_roo
 
 static int is_fused(const struct attend_args *a, const struct attend_block *b)
 {
-    return b->format == KV_8 && a->T * a->G <= FUSED_ROWS && a->D % 32 == 0;
+    return fused_format(b->format) && a->T * a->G <= FUSED_ROWS;
 }
 
 static void run_tile(const struct attend_args *a, const struct attend_room *room, struct tile *tile, size_t b,
@@ -387,18 +204,23 @@ static void run_tile(const struct attend_args *a, const struct attend_room *room
 {
     if (!tile->n)
         return;
-    const uint8_t *fused = is_fused(a, &a->blocks[b]) ? a->blocks[b].data : NULL;
-    if (fused)
-        fused_score_tile(tile, fused, a->D, a->scale);
-    else
+    int fused = is_fused(a, &a->blocks[b]);
+    struct fused_page page = {.record = a->blocks[b].data, .D = a->D};
+    if (fused) {
+        page.y = page_layout(a->blocks[b].format, a->D);
+        fused_score_rows(tile->n, &page, tile->q, a->scale, tile->p);
+    } else {
         score_tile(tile, room->k, a->D, a->scale);
+    }
     for (int r = 0; r < tile->n; r++) {
         struct attend_share share = soften(tile, r, room);
         if (room->shares)
             room->shares[b * a->T * a->G + tile->row[r]] = share;
     }
     if (fused)
-        fused_value_tile(tile, fused, a->D);
+        fused_value_rows(
+            tile->n, &page,
+            &(struct fused_rows){.out = tile->out, .factor = tile->factor, .p = (const float(*)[64])tile->p});
     else
         value_tile(tile, room->v, a->D, lo, hi);
     tile->n = 0;
@@ -407,12 +229,10 @@ static void run_tile(const struct attend_args *a, const struct attend_room *room
 static void load_block(const struct attend_args *a, const struct attend_room *room,
                        const struct attend_block *b, size_t lo, size_t hi)
 {
-    if (b->format == KV_8) {
-        load_keys_8(b->data, a->D, room->k);
-        load_values_8(b->data, a->D, room->v);
-    } else {
-        load_16(b->data, a->D, lo, hi, room->k, room->v);
-    }
+    if (b->format == KV_RAW)
+        load_raw(b->data, a->D, lo, hi, room->k, room->v);
+    else
+        load_coded(b, a->D, room->k, room->v);
 }
 
 static void attend_block(const struct attend_args *a, const struct attend_room *room, size_t b)
@@ -450,10 +270,7 @@ static float exponential(float x)
 
 void OP(attend)(const struct attend_args *a)
 {
-    int other = 0;
-    for (size_t b = 0; b < a->n_blocks; b++)
-        other |= a->blocks[b].format != KV_RAW && a->blocks[b].format != KV_8;
-    if (a->D % 16 || other) {
+    if (a->D % 16) {
         ref_attend(a);
         return;
     }

@@ -21,6 +21,8 @@ void half_encode_avx2(const struct half_encode_args *a);
 void half_encode_avx512(const struct half_encode_args *a);
 void half_decode_avx2(const struct half_decode_args *a);
 void half_decode_avx512(const struct half_decode_args *a);
+void kv_page_pack_avx2(const struct kv_page_pack_args *a);
+void kv_page_pack_avx512(const struct kv_page_pack_args *a);
 void attend_avx2(const struct attend_args *a);
 void attend_avx512(const struct attend_args *a);
 

@@ -10,6 +10,7 @@
 #define OP(name) name##_avx2
 #define INLINE static inline __attribute__((always_inline))
 
+enum { FUSED_VECTORS = 2 /* accumulators a row of fused decode */ };
 enum { VW = 8, TILE_VECTORS = 2 /* accumulators a row of an attention tile */ };
 typedef __m256 vf;
 typedef __m256i vi;
@@ -97,12 +98,10 @@ INLINE vf vf_load_bfloat(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
 }
 
-/* min(rint(v), 255) as bytes, v >= 0 */
-INLINE void vf_store_codes(uint8_t *p, vf v)
+/* rint(v) held to 0..top, as whole numbers */
+INLINE vi vf_codes(vf v, float top)
 {
-    __m256i codes = _mm256_cvtps_epi32(_mm256_min_ps(v, vf_set1(255)));
-    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
-    _mm_storel_epi64((void *)p, _mm_packus_epi16(words, words));
+    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(v, vf_set1(top)), vf_zero()));
 }
 
 /* e^v: relative error below 3e-7, exactly 1 at 0 and 0 below -87.3365; NaN stays. Cody-Waite + degree 5. */
@@ -130,14 +129,45 @@ INLINE vi vi_line(const uint8_t *line, size_t swap, size_t part)
 {
     return _mm256_loadu_si256((const void *)(line + (part ^ swap) * 32));
 }
-/* The lowest byte of each word as a float, and the word moved on by one byte. */
-INLINE vf vi_low_byte(vi v)
+INLINE void vi_store_line(uint8_t *line, size_t swap, size_t part, vi v)
 {
-    return _mm256_cvtepi32_ps(_mm256_and_si256(v, _mm256_set1_epi32(255)));
+    _mm256_storeu_si256((void *)(line + (part ^ swap) * 32), v);
 }
-INLINE vi vi_next_byte(vi v)
+
+INLINE vi vi_zero(void)
 {
-    return _mm256_srli_epi32(v, 8);
+    return _mm256_setzero_si256();
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm256_or_si256(a, b);
+}
+INLINE vi vi_and(vi v, int mask)
+{
+    return _mm256_and_si256(v, _mm256_set1_epi32(mask));
+}
+/* Words shifted by n bits, 0..31. */
+INLINE vi vi_right(vi v, int n)
+{
+    return (vi)((__v8su)v >> n);
+}
+INLINE vi vi_left(vi v, int n)
+{
+    return (vi)((__v8su)v << n);
+}
+
+/* min + scale * code of the code in the lowest bits of each word, one fma. */
+struct grid {
+    vf scale, min;
+};
+INLINE struct grid grid_make(const int bits, float scale, float min)
+{
+    (void)bits;
+    return (struct grid){vf_set1(scale), vf_set1(min)};
+}
+INLINE vf grid_value(const int bits, vi words, struct grid g)
+{
+    return vf_fma(_mm256_cvtepi32_ps(vi_and(words, (1 << bits) - 1)), g.scale, g.min);
 }
 
 /* r[i][j] <-> r[j][i] */

@@ -10,6 +10,7 @@
 #define OP(name) name##_avx512
 #define INLINE static inline __attribute__((always_inline))
 
+enum { FUSED_VECTORS = 4 /* accumulators a row of fused decode */ };
 enum { VW = 16, TILE_VECTORS = 4 /* accumulators a row of an attention tile */ };
 typedef __m512 vf;
 typedef __m512i vi;
@@ -91,11 +92,10 @@ INLINE vf vf_load_bfloat(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
 
-/* min(rint(v), 255) as bytes, v >= 0 */
-INLINE void vf_store_codes(uint8_t *p, vf v)
+/* rint(v) held to 0..top, as whole numbers */
+INLINE vi vf_codes(vf v, float top)
 {
-    __m512i codes = _mm512_cvtps_epi32(_mm512_min_ps(v, vf_set1(255)));
-    _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(codes));
+    return _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(v, vf_set1(top)), vf_zero()));
 }
 
 /* e^v: relative error below 3e-7, exactly 1 at 0 and 0 below -87.3365; NaN stays. Cody-Waite + degree 5. */
@@ -123,14 +123,52 @@ INLINE vi vi_line(const uint8_t *line, size_t swap, size_t part)
     vi v = _mm512_loadu_si512(line);
     return swap ? _mm512_shuffle_i64x2(v, v, 0x4e) : v;
 }
-/* The lowest byte of each word as a float, and the word moved on by one byte. */
-INLINE vf vi_low_byte(vi v)
+INLINE void vi_store_line(uint8_t *line, size_t swap, size_t part, vi v)
 {
-    return _mm512_cvtepi32_ps(_mm512_and_si512(v, _mm512_set1_epi32(255)));
+    (void)part;
+    _mm512_storeu_si512(line, swap ? _mm512_shuffle_i64x2(v, v, 0x4e) : v);
 }
-INLINE vi vi_next_byte(vi v)
+
+INLINE vi vi_zero(void)
 {
-    return _mm512_srli_epi32(v, 8);
+    return _mm512_setzero_si512();
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+INLINE vi vi_and(vi v, int mask)
+{
+    return _mm512_and_si512(v, _mm512_set1_epi32(mask));
+}
+/* Words shifted by n bits, 0..31. */
+INLINE vi vi_right(vi v, int n)
+{
+    return (vi)((__v16su)v >> n);
+}
+INLINE vi vi_left(vi v, int n)
+{
+    return (vi)((__v16su)v << n);
+}
+
+/* min + scale * code of the code in the lowest bits of each word, one fma: a table for 4 bits and fewer,
+ * whose lookup takes no mask, as it reads 4 bits only and the table repeats. */
+struct grid {
+    vf scale, min; /* min has the table */
+};
+INLINE struct grid grid_make(const int bits, float scale, float min)
+{
+    if (bits == 8)
+        return (struct grid){vf_set1(scale), vf_set1(min)};
+    const vi each = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    vf code = _mm512_cvtepi32_ps(vi_and(each, (1 << bits) - 1));
+    return (struct grid){vf_zero(), vf_fma(code, vf_set1(scale), vf_set1(min))};
+}
+INLINE vf grid_value(const int bits, vi words, struct grid g)
+{
+    if (bits == 8)
+        return vf_fma(_mm512_cvtepi32_ps(vi_and(words, 255)), g.scale, g.min);
+    return _mm512_permutexvar_ps(words, g.min);
 }
 
 /* r[i][j] <-> r[j][i] */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_kernels_page.c - the 8-bit KV record: error bound on ordinary and hostile pages, the written layout,
- * and equal bytes from every backend. */
+/* test_kernels_page.c - the KV records of every format: error bound on ordinary and hostile pages, the
+ * written layout, the scan summary, names and sizes, and equal bytes from every backend. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -47,15 +47,16 @@ static void fill(struct random *r, int kind, size_t D, size_t ld, uint16_t *k, u
         }
 }
 
-/* |x - y| <= step / 2 and a rounding, where step is the fp16 scale; equal when the range is 0. */
-static void check_run(const uint16_t *x, size_t stride, const float *y, size_t y_stride, size_t n)
+/* |x - y| <= step / 2 and a rounding, where `step` is an upper bound of the fp16 scale over 2^bits - 1 steps;
+ * equal when the range is 0. */
+static void check_run(const uint16_t *x, size_t stride, const float *y, size_t y_stride, size_t n, int bits)
 {
     float lo = INFINITY, hi = -INFINITY;
     for (size_t i = 0; i < n; i++) {
         lo = fminf(lo, half_to_float(x[i * stride]));
         hi = fmaxf(hi, half_to_float(x[i * stride]));
     }
-    double step = (double)(hi - lo) / 255 * (1 + 0x1p-9) + 0x1p-24; /* an upper bound of the fp16 scale */
+    double step = (double)(hi - lo) / ((1 << bits) - 1) * (1 + 0x1p-9) + 0x1p-24;
     if (!(hi > lo))
         step = 0;
     for (size_t i = 0; i < n; i++) {
@@ -64,33 +65,77 @@ static void check_run(const uint16_t *x, size_t stride, const float *y, size_t y
     }
 }
 
+static const struct {
+    int format, k_bits, v_bits;
+} coded[] = {{KV_8, 8, 8}, {KV_K8V4, 8, 4}, {KV_4, 4, 4}, {KV_K4V2, 4, 2}, {KV_3, 3, 3}};
+enum { CODED = sizeof coded / sizeof *coded };
+
+/* A page of keys and values with room on the right, and its record. */
+struct page {
+    size_t D, ld, bytes;
+    uint16_t *k, *v;
+    uint8_t *record, *scan;
+};
+
+static struct page page_make(struct random *r, int kind, int format, size_t D)
+{
+    struct page p = {.D = D, .ld = D + 8, .bytes = kv_page_bytes(format, D)};
+    p.k = malloc(64 * p.ld * 2);
+    p.v = malloc(64 * p.ld * 2);
+    assert_non_null(p.k);
+    assert_non_null(p.v);
+    fill(r, kind, D, p.ld, p.k, p.v);
+    p.record = aligned_zero(p.bytes + 64);
+    p.scan = aligned_zero(kv_scan_bytes(D) + 64);
+    memset(p.record, 0xee, p.bytes + 64); /* every byte must be written, and none behind the last */
+    memset(p.scan, 0xee, kv_scan_bytes(D) + 64);
+    return p;
+}
+
+static void page_pack(const struct kernels *k, const struct page *p, int format)
+{
+    k->kv_page_pack(&(struct kv_page_pack_args){.k = p->k,
+                                                .ldk = p->ld,
+                                                .v = p->v,
+                                                .ldv = p->ld,
+                                                .D = p->D,
+                                                .format = format,
+                                                .record = p->record,
+                                                .scan = p->scan});
+    for (size_t i = 0; i < 64; i++) {
+        assert_int_equal(p->record[p->bytes + i], 0xee);
+        assert_int_equal(p->scan[kv_scan_bytes(p->D) + i], 0xee);
+    }
+}
+
+static void page_free(struct page *p)
+{
+    free(p->k);
+    free(p->v);
+    free(p->record);
+    free(p->scan);
+}
+
 static void bounded(const struct kernels *k)
 {
     struct random r = {11};
-    for (size_t w = 0; w < N_WIDTHS; w++)
-        for (int kind = 0; kind < KINDS; kind++) {
-            size_t D = widths[w], ld = D + 8, bytes = kv_page_bytes(8, D);
-            uint16_t *key = malloc(64 * ld * 2), *value = malloc(64 * ld * 2);
-            float *kf = malloc(64 * D * 4), *vf = malloc(64 * D * 4);
-            uint8_t *record = aligned_zero(bytes);
-            fill(&r, kind, D, ld, key, value);
-            memset(record, 0xee, bytes);
-            k->kv_page_pack(&(struct kv_page_pack_args){
-                .k = key, .ldk = ld, .v = value, .ldv = ld, .D = D, .format = 8, .record = record});
-            poison(kf, 64 * D);
-            poison(vf, 64 * D);
-            k->kv_page_unpack(
-                &(struct kv_page_unpack_args){.record = record, .format = 8, .D = D, .k = kf, .v = vf});
-            for (size_t c = 0; c < D; c++)
-                check_run(key + c, ld, kf + c, D, 64);
-            for (size_t t = 0; t < 64; t++)
-                check_run(value + t * ld, 1, vf + t * D, 1, D);
-            free(key);
-            free(value);
-            free(kf);
-            free(vf);
-            free(record);
-        }
+    for (size_t i = 0; i < N_WIDTHS * KINDS * CODED; i++) {
+        size_t D = widths[i % N_WIDTHS], f = i / N_WIDTHS % CODED;
+        struct page p = page_make(&r, (int)(i / N_WIDTHS / CODED), coded[f].format, D);
+        page_pack(k, &p, coded[f].format);
+        float *kf = malloc(64 * D * 4), *vf = malloc(64 * D * 4);
+        poison(kf, 64 * D);
+        poison(vf, 64 * D);
+        k->kv_page_unpack(&(struct kv_page_unpack_args){
+            .record = p.record, .format = coded[f].format, .D = D, .k = kf, .v = vf});
+        for (size_t c = 0; c < D; c++)
+            check_run(p.k + c, p.ld, kf + c, D, 64, coded[f].k_bits);
+        for (size_t t = 0; t < 64; t++)
+            check_run(p.v + t * p.ld, 1, vf + t * D, 1, D, coded[f].v_bits);
+        free(kf);
+        free(vf);
+        page_free(&p);
+    }
 }
 
 static void test_bounded(void **state)
@@ -101,25 +146,20 @@ static void test_bounded(void **state)
 
 static void same_bytes(const struct kernels *k)
 {
-    struct random r = {12};
-    for (size_t w = 0; w < N_WIDTHS; w++)
-        for (int kind = 0; kind < KINDS; kind++) {
-            size_t D = widths[w], bytes = kv_page_bytes(8, D);
-            uint16_t *key = malloc(64 * D * 2), *value = malloc(64 * D * 2);
-            uint8_t *a = aligned_zero(bytes), *b = aligned_zero(bytes);
-            fill(&r, kind, D, D, key, value);
-            memset(b, 0xff, bytes); /* every byte must be written */
-            struct kv_page_pack_args args = {
-                .k = key, .ldk = D, .v = value, .ldv = D, .D = D, .format = 8, .record = a};
-            kernels_get("ref")->kv_page_pack(&args);
-            args.record = b;
-            k->kv_page_pack(&args);
-            assert_memory_equal(a, b, bytes);
-            free(key);
-            free(value);
-            free(a);
-            free(b);
-        }
+    size_t n;
+    const int *formats = kv_formats(&n);
+    for (size_t i = 0; i < N_WIDTHS * KINDS * n; i++) {
+        size_t D = widths[i % N_WIDTHS];
+        int format = formats[i / N_WIDTHS % n], kind = (int)(i / N_WIDTHS / n);
+        struct random r = {12 + i}, again = r;
+        struct page a = page_make(&r, kind, format, D), b = page_make(&again, kind, format, D);
+        page_pack(kernels_get("ref"), &a, format);
+        page_pack(k, &b, format);
+        assert_memory_equal(a.record, b.record, a.bytes);
+        assert_memory_equal(a.scan, b.scan, kv_scan_bytes(D));
+        page_free(&a);
+        page_free(&b);
+    }
 }
 
 static void test_same_bytes(void **state)
@@ -128,48 +168,135 @@ static void test_same_bytes(void **state)
     each_fast_backend(same_bytes);
 }
 
+/* The same values give the same unpacked floats everywhere. */
+static void same_values(const struct kernels *k)
+{
+    struct random r = {14};
+    for (size_t i = 0; i < N_WIDTHS * CODED; i++) {
+        size_t D = widths[i % N_WIDTHS], n = 64 * D * sizeof(float);
+        int format = coded[i / N_WIDTHS].format;
+        struct page p = page_make(&r, 0, format, D);
+        page_pack(k, &p, format);
+        float *a = malloc(2 * n), *b = malloc(2 * n);
+        struct kv_page_unpack_args u = {
+            .record = p.record, .format = format, .D = D, .k = a, .v = a + 64 * D};
+        kernels_get("ref")->kv_page_unpack(&u);
+        u.k = b;
+        u.v = b + 64 * D;
+        k->kv_page_unpack(&u);
+        assert_memory_equal(a, b, 2 * n);
+        free(a);
+        free(b);
+        page_free(&p);
+    }
+}
+
+static void test_same_values(void **state)
+{
+    (void)state;
+    each_fast_backend(same_values);
+}
+
 static uint16_t u16_at(const uint8_t *p)
 {
     return (uint16_t)(p[0] | p[1] << 8);
 }
 
-/* The layout as the README words it, restated: codes that name their own place. K of channel c runs from 0
- * (one token) to 255 (another), so scale is 1 and min 0; the others carry (token + 3 channel) mod 256. */
-static void test_layout(void **state)
+/* The layout as the README words it, restated: pages whose codes name their own place. Channel c of K holds
+ * c + code with codes from 0 (one token) to the last (another), so that scale is 1 and min c; token t of V
+ * holds t + 2 * code. */
+struct codes {
+    int k_top, v_top;
+    unsigned k[64][D_MAX], v[64][D_MAX];
+};
+
+static void name_places(struct codes *w, struct page *p, int k_bits, int v_bits)
 {
-    (void)state;
-    enum { D = 64 };
-    static uint16_t k[64 * D], v[64 * D];
-    uint8_t want_k[64][D], want_v[64][D];
-    for (size_t t = 0; t < 64; t++)
-        for (size_t c = 0; c < D; c++) {
-            want_k[t][c] = (uint8_t)(t == 62 ? 0 : t == 63 ? 255 : t + 3 * c);
-            want_v[t][c] = (uint8_t)(c == 62 ? 0 : c == 63 ? 255 : 5 * t + c);
-            k[t * D + c] = half_from_float(want_k[t][c] * 1.0f + (float)c);
-            v[t * D + c] = half_from_float(want_v[t][c] * 2.0f + (float)t);
+    w->k_top = (1 << k_bits) - 1;
+    w->v_top = (1 << v_bits) - 1;
+    for (unsigned t = 0; t < 64; t++)
+        for (unsigned c = 0; c < p->D; c++) {
+            w->k[t][c] = (t * 7 + t / 16 + 3 * c + c / 16) & (unsigned)w->k_top;
+            w->v[t][c] = (5 * t + t / 16 + c + c / 16) & (unsigned)w->v_top;
+            if (t >= 62)
+                w->k[t][c] = t == 62 ? 0 : (unsigned)w->k_top;
+            if (c >= p->D - 2)
+                w->v[t][c] = c == p->D - 2 ? 0 : (unsigned)w->v_top;
+            p->k[t * p->ld + c] = half_from_float((float)w->k[t][c] + (float)c);
+            p->v[t * p->ld + c] = half_from_float((float)w->v[t][c] * 2 + (float)t);
         }
-    uint8_t *record = aligned_zero(kv_page_bytes(8, D));
-    kernels_get(NULL)->kv_page_pack(&(struct kv_page_pack_args){
-        .k = k, .ldk = D, .v = v, .ldv = D, .D = D, .format = 8, .record = record});
+}
+
+/* `bits` bits of the little-endian 32-bit word at p, from bit `shift` on. */
+static unsigned bits_at(const uint8_t *p, unsigned shift, unsigned bits)
+{
+    uint32_t w = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    return w >> shift & ((1u << bits) - 1);
+}
+
+/* K plane of 8, 4 or 2 bits: line (t16, cg), word of a token, 32 / bits channels. */
+static void check_k_plane(const uint8_t *plane, size_t D, unsigned bits, const struct codes *w, unsigned low)
+{
+    size_t per = 32 / bits, lines = D / per;
     for (size_t t16 = 0; t16 < 4; t16++)
-        for (size_t cg = 0; cg < D / 4; cg++)
+        for (size_t cg = 0; cg < lines; cg++)
             for (size_t tok = 0; tok < 16; tok++) {
-                size_t at = t16 * (D / 4 * 64) + cg * 64 + ((tok * 4) ^ (((cg >> 1) & 1) * 32));
-                for (size_t i = 0; i < 4; i++)
-                    assert_int_equal(record[at + i], want_k[16 * t16 + tok][4 * cg + i]);
+                size_t at = (t16 * lines + cg) * 64 + ((tok * 4) ^ (((cg >> 1) & 1) * 32));
+                for (unsigned i = 0; i < per; i++)
+                    assert_int_equal(bits_at(plane + at, i * bits, bits),
+                                     w->k[16 * t16 + tok][cg * per + i] >> low & ((1u << bits) - 1));
             }
-    for (size_t u = 0; u < 2; u++)
-        for (size_t mt = 0; mt < D / 16; mt++)
-            for (size_t h = 0; h < 2; h++)
-                for (size_t j = 0; j < 4; j++)
-                    for (size_t ch = 0; ch < 16; ch++) {
-                        size_t line = ((u * (D / 16) + mt) * 2 + h) * 4 + j, b = 32 * u + 4 * j + 2 * h;
-                        size_t at = 64 * D + line * 64 + ((ch * 4) ^ (((j >> 1) & 1) * 32));
-                        const size_t token[4] = {b, b + 1, b + 16, b + 17};
-                        for (size_t i = 0; i < 4; i++)
-                            assert_int_equal(record[at + i], want_v[token[i]][16 * mt + ch]);
-                    }
-    const uint8_t *kp = record + 128 * D, *vp = kp + 4 * D;
+}
+
+/* K plane of 1 bit: line (t32, cg), word of tokens t and t + 16, 16 channels each. */
+static void check_k_plane_1(const uint8_t *plane, size_t D, const struct codes *w, unsigned low)
+{
+    for (size_t t32 = 0; t32 < 2; t32++)
+        for (size_t cg = 0; cg < D / 16; cg++)
+            for (size_t tok = 0; tok < 16; tok++) {
+                size_t at = (t32 * (D / 16) + cg) * 64 + ((tok * 4) ^ (((cg >> 1) & 1) * 32));
+                for (unsigned i = 0; i < 32; i++)
+                    assert_int_equal(bits_at(plane + at, i, 1),
+                                     w->k[32 * t32 + tok + i / 16 * 16][cg * 16 + i % 16] >> low & 1);
+            }
+}
+
+/* The order of the 16 tokens of column j. */
+static size_t v_token(size_t j, size_t i)
+{
+    static const size_t order[8] = {0, 1, 16, 17, 2, 3, 18, 19};
+    return 32 * (i / 8) + 4 * j + order[i % 8];
+}
+
+/* V plane of 8, 4, 2 or 1 bits: `number` is the line of code i of column j. */
+static void check_v_plane(const uint8_t *plane, size_t D, unsigned bits, const struct codes *w, unsigned low)
+{
+    for (size_t mt = 0; mt < D / 16; mt++)
+        for (size_t j = 0; j < 4; j++)
+            for (unsigned i = 0; i < 16; i++) {
+                size_t u = i / 8, h = i / 4 % 2, line;
+                unsigned shift = i * bits % 32;
+                if (bits == 8)
+                    line = ((u * (D / 16) + mt) * 2 + h) * 4 + j;
+                else if (bits == 4)
+                    line = (u * (D / 16) + mt) * 4 + j;
+                else if (bits == 2)
+                    line = mt * 4 + j;
+                else {
+                    line = mt * 2 + j / 2;
+                    shift = (unsigned)(j % 2) * 16 + i;
+                }
+                for (size_t ch = 0; ch < 16; ch++) {
+                    size_t at = line * 64 + ((ch * 4) ^ (((line >> 1) & 1) * 32));
+                    assert_int_equal(bits_at(plane + at, shift, bits),
+                                     w->v[v_token(j, i)][16 * mt + ch] >> low & ((1u << bits) - 1));
+                }
+            }
+}
+
+/* What the grid of values from 0 * step to top * step, on `base`, must be. */
+static void check_params(const uint8_t *kp, size_t D)
+{
     size_t n = 0;
     for (size_t j = 0; j < 4; j++)
         for (size_t i = 0; i < D / 16; i++)
@@ -178,6 +305,7 @@ static void test_layout(void **state)
                 assert_int_equal(u16_at(kp + 2 * n), half_from_float(1));
                 assert_int_equal(u16_at(kp + 2 * (D + n)), half_from_float((float)channel));
             }
+    const uint8_t *vp = kp + 4 * D;
     for (size_t r = 0; r < 8; r++)
         for (size_t mt = 0; mt < 4; mt++)
             for (size_t half = 0; half < 2; half++) {
@@ -185,7 +313,115 @@ static void test_layout(void **state)
                 assert_int_equal(u16_at(vp + 2 * at), half_from_float(2));
                 assert_int_equal(u16_at(vp + 2 * (64 + at)), half_from_float((float)token));
             }
-    free(record);
+}
+
+static void layout(const struct kernels *k)
+{
+    struct random r = {15};
+    static struct codes w;
+    for (size_t f = 0; f < CODED; f++)
+        for (size_t n = 0; n < 2; n++) {
+            size_t D = n ? 80 : 64;
+            unsigned kb = (unsigned)coded[f].k_bits, vb = (unsigned)coded[f].v_bits;
+            struct page p = page_make(&r, 0, coded[f].format, D);
+            name_places(&w, &p, coded[f].k_bits, coded[f].v_bits);
+            page_pack(k, &p, coded[f].format);
+            if (kb == 3) {
+                check_k_plane(p.record, D, 2, &w, 0);
+                check_k_plane_1(p.record + 16 * D, D, &w, 2);
+            } else {
+                check_k_plane(p.record, D, kb, &w, 0);
+            }
+            const uint8_t *values = p.record + 8 * kb * D;
+            check_v_plane(values, D, vb == 3 ? 2 : vb, &w, 0);
+            if (vb == 3)
+                check_v_plane(values + 16 * D, D, 1, &w, 2);
+            check_params(values + 8 * vb * D, D);
+            page_free(&p);
+        }
+}
+
+static void test_layout(void **state)
+{
+    (void)state;
+    each_backend(layout);
+}
+
+/* The summary: the mean within a step of it, and no key further from the stored point than the radius. */
+static void scan(const struct kernels *k)
+{
+    struct random r = {16};
+    for (size_t i = 0; i < N_WIDTHS * KINDS; i++) {
+        size_t D = widths[i % N_WIDTHS];
+        struct page p = page_make(&r, (int)(i / N_WIDTHS), KV_4, D);
+        page_pack(k, &p, KV_4);
+        double step = (double)half_to_float(u16_at(p.scan + D)), furthest = 0, top = 0;
+        for (size_t c = 0; c < D; c++) {
+            double sum = 0;
+            for (size_t t = 0; t < 64; t++)
+                sum += (double)half_to_float(p.k[t * p.ld + c]);
+            assert_true(fabs(sum / 64 - step * (int8_t)p.scan[c]) <= step * 0.51 + 1e-3 * step);
+            top = fmax(top, fabs(sum / 64));
+        }
+        assert_true(step <= top / 127 * (1 + 0x1p-9) + 0x1p-24);
+        for (size_t t = 0; t < 64; t++) {
+            double sum = 0;
+            for (size_t c = 0; c < D; c++) {
+                double d = (double)half_to_float(p.k[t * p.ld + c]) - step * (int8_t)p.scan[c];
+                sum += d * d;
+            }
+            furthest = fmax(furthest, sqrt(sum));
+        }
+        double radius = (double)half_to_float(u16_at(p.scan + D + 2));
+        assert_true(radius >= furthest);
+        assert_true(furthest > 65504 ? isinf(radius) : radius <= furthest * (1 + 0x1p-9) + 0x1p-23);
+        for (size_t n = D + 4; n < D + 16; n++)
+            assert_int_equal(p.scan[n], 0);
+        uint8_t *before = malloc(p.bytes);
+        memcpy(before, p.record, p.bytes);
+        k->kv_page_pack(&(struct kv_page_pack_args){
+            .k = p.k, .ldk = p.ld, .v = p.v, .ldv = p.ld, .D = D, .format = KV_4, .record = p.record});
+        assert_memory_equal(before, p.record, p.bytes); /* without a scan: the same record */
+        free(before);
+        page_free(&p);
+    }
+}
+
+static void test_scan(void **state)
+{
+    (void)state;
+    each_backend(scan);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int format;
+    } want[] = {{"raw", 16}, {"kv8", 8}, {"k8v4", 84}, {"kv4", 4}, {"k4v2", 42}, {"kv3", 3}};
+    size_t n;
+    const int *all = kv_formats(&n);
+    assert_int_equal(n, 6);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(all[i], want[i].format);
+        assert_string_equal(kv_format_name(all[i]), want[i].name);
+        assert_int_equal(kv_format_parse(want[i].name), want[i].format);
+        if (i)
+            assert_true(kv_page_bytes(all[i], 128) <= kv_page_bytes(all[i - 1], 128));
+    }
+    assert_int_equal(kv_format_parse("16"), KV_RAW);
+    assert_int_equal(kv_format_parse("8"), KV_8);
+    assert_int_equal(kv_format_parse("4"), KV_4);
+    assert_int_equal(kv_format_parse("3"), KV_3);
+    static const char *const bad[] = {"", "kv", "kv44", "KV4", "84", "42", " kv4", "kv4 ", "0", "-8"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(kv_format_parse(bad[i]), 0);
+    for (int f = -100; f < 300; f++)
+        if (kv_format_name(f))
+            assert_int_equal(kv_format_parse(kv_format_name(f)), f);
+        else
+            assert_int_equal(kv_page_bytes(f, 64), 0);
 }
 
 static void test_sizes(void **state)
@@ -196,7 +432,15 @@ static void test_sizes(void **state)
     assert_int_equal(kv_page_bytes(8, 128), 17152);
     assert_int_equal(kv_page_bytes(16, 72), 18432);
     assert_int_equal(kv_page_bytes(8, 72), 0);
+    assert_int_equal(kv_page_bytes(KV_4, 64), 4608);
+    assert_int_equal(kv_page_bytes(KV_4, 128), 8960);
+    assert_int_equal(kv_page_bytes(KV_K8V4, 128), 13056);
+    assert_int_equal(kv_page_bytes(KV_K4V2, 128), 6912);
+    assert_int_equal(kv_page_bytes(KV_3, 128), 6912);
+    assert_int_equal(kv_page_bytes(KV_3, 16), 1088);
+    assert_int_equal(kv_page_bytes(KV_4, 72), 0);
     assert_int_equal(kv_page_bytes(5, 64), 0);
+    assert_int_equal(kv_scan_bytes(128), 144);
     assert_int_equal(kv_page_bytes(8, 0), 0);
     assert_int_equal(kv_page_bytes(8, 512), 0);
 }
@@ -225,8 +469,9 @@ static void test_raw(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),      cmocka_unit_test(test_layout), cmocka_unit_test(test_bounded),
-        cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_raw),
+        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_names), cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_bounded),     cmocka_unit_test(test_scan),  cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_same_values), cmocka_unit_test(test_raw),
     };
     return cmocka_run_group_tests_name("kernels_page", tests, NULL, NULL);
 }
