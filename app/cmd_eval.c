@@ -12,6 +12,7 @@
 
 #include "app/commands.h"
 #include "app/engine_load.h"
+#include "app/eval.h"
 #include "app/input.h"
 #include "app/interrupt.h"
 #include "app/output.h"
@@ -26,7 +27,7 @@ struct score {
     int broken;       /* a logit was not a number */
 };
 
-static double nll_of(const float *row, size_t V, uint32_t id)
+double eval_log_total(const float *row, size_t V)
 {
     float most = row[0];
     for (size_t i = 1; i < V; i++)
@@ -34,7 +35,7 @@ static double nll_of(const float *row, size_t V, uint32_t id)
     double total = 0;
     for (size_t i = 0; i < V; i++)
         total += (double)expf(row[i] - most);
-    return log(total) - (double)(row[id] - most);
+    return log(total) + (double)most;
 }
 
 static int score_row(void *arg, size_t position, const float *row)
@@ -42,7 +43,7 @@ static int score_row(void *arg, size_t position, const float *row)
     struct score *s = arg;
     if (position + 1 >= s->N)
         return 0;
-    double nll = nll_of(row, s->V, s->ids[position + 1]);
+    double nll = eval_log_total(row, s->V) - (double)row[s->ids[position + 1]];
     if (!isfinite(nll)) {
         s->broken = 1;
         return 1;
@@ -82,9 +83,7 @@ static int score_text(const struct config *c, const struct engine *g, struct tok
     int rc = 0;
     for (size_t w = 0; w < windows && !rc; w++) {
         progress_report(&port, "scoring", w * score->N, windows * score->N);
-        if (tokenizer_adds_bos(t) && tokenizer_bos(t) != TOKEN_NONE)
-            list->ids[w * score->N] = tokenizer_bos(t);
-        score->ids = list->ids + w * score->N;
+        score->ids = eval_window(t, list, score->N, w);
         rc = score_window(g, score, e);
     }
     progress_line_end(&line);
@@ -109,8 +108,14 @@ static int put_result(const struct config *c, const struct score *s, size_t toke
                          s->count, tokens, tokens / s->N, s->N, perplexity, error);
 }
 
-/* The text's tokens, with BOS before them where the model wants one, as llama.cpp encodes a prompt. */
-static int encode(const struct config *c, const struct tokenizer *t, struct token_list *list, struct err *e)
+const uint32_t *eval_window(const struct tokenizer *t, struct token_list *list, size_t N, size_t w)
+{
+    if (tokenizer_adds_bos(t) && tokenizer_bos(t) != TOKEN_NONE)
+        list->ids[w * N] = tokenizer_bos(t);
+    return list->ids + w * N;
+}
+
+int eval_encode(const struct config *c, const struct tokenizer *t, struct token_list *list, struct err *e)
 {
     char *text = NULL;
     size_t n;
@@ -122,11 +127,16 @@ static int encode(const struct config *c, const struct tokenizer *t, struct toke
     if (!rc)
         rc = tokenizer_encode(t, text, n, 0, list, interrupt_watch(), e);
     free(text);
+    if (!rc && list->n < (size_t)c->ctx)
+        rc = err_set(e, ERR_USAGE, "%s has %zu tokens, fewer than one window of %d; choose a smaller --ctx",
+                     c->args[0], list->n, c->ctx);
     return rc;
 }
 
 int cmd_eval(const struct config *c, struct err *e)
 {
+    if (c->sub && !strcmp(c->sub, "kv"))
+        return cmd_eval_kv(c, e);
     struct engine *g = NULL;
     struct token_list list = {0};
     struct score score = {.N = (size_t)c->ctx};
@@ -135,10 +145,7 @@ int cmd_eval(const struct config *c, struct err *e)
     if (!rc)
         rc = app_context_check(c, g, score.N, e);
     if (!rc)
-        rc = encode(c, engine_tokenizer(g), &list, e);
-    if (!rc && list.n < score.N)
-        rc = err_set(e, ERR_USAGE, "%s has %zu tokens, fewer than one window of %zu; choose a smaller --ctx",
-                     c->args[0], list.n, score.N);
+        rc = eval_encode(c, engine_tokenizer(g), &list, e);
     if (!rc) {
         score.V = engine_params(g)->V;
         rc = score_text(c, g, &list, &score, e);

@@ -18,5 +18,6 @@ int cmd_tokenize(const struct config *c, struct err *e);
 int cmd_detokenize(const struct config *c, struct err *e);
 int cmd_logits(const struct config *c, struct err *e);
 int cmd_eval(const struct config *c, struct err *e);
+int cmd_eval_kv(const struct config *c, struct err *e); /* reached through cmd_eval */
 
 #endif
