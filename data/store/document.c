@@ -54,7 +54,7 @@ static int find_same(struct store *s, const struct store_document *d, const stru
     int rc =
         sql_numbers(s, &ids, &n,
                     "SELECT id FROM documents WHERE hash=?1 AND path=?2 AND title=?3 AND kind=?4 AND size=?5"
-                    " AND mtime_ns=?6 AND pages=?7 AND token_count=?8",
+                    " AND mtime_ns=?6 AND pages=?7 AND token_count=?8 AND seal IS " SEAL_OF_DOCUMENT,
                     SQL_ARGS(sql_blob(d->hash, 16), sql_text(d->path), sql_text(d->title), sql_text(d->kind),
                              sql_int((int64_t)d->size), sql_int(d->mtime_ns), sql_int((int64_t)d->pages),
                              sql_int((int64_t)d->token_count)),
@@ -73,13 +73,14 @@ static int find_same(struct store *s, const struct store_document *d, const stru
 static int insert(struct store *s, const struct store_document *d, const struct iovec *parts, int64_t *id,
                   struct err *e)
 {
-    int rc = sql_run(s,
-                     "INSERT INTO documents(path, title, kind, size, mtime_ns, hash, pages, token_count)"
-                     " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                     SQL_ARGS(sql_text(d->path), sql_text(d->title), sql_text(d->kind),
-                              sql_int((int64_t)d->size), sql_int(d->mtime_ns), sql_blob(d->hash, 16),
-                              sql_int((int64_t)d->pages), sql_int((int64_t)d->token_count)),
-                     e);
+    int rc =
+        sql_run(s,
+                "INSERT INTO documents(path, title, kind, size, mtime_ns, hash, pages, token_count, seal)"
+                " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, lectern_seal(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8))",
+                SQL_ARGS(sql_text(d->path), sql_text(d->title), sql_text(d->kind), sql_int((int64_t)d->size),
+                         sql_int(d->mtime_ns), sql_blob(d->hash, 16), sql_int((int64_t)d->pages),
+                         sql_int((int64_t)d->token_count)),
+                e);
     *id = sqlite3_last_insert_rowid(s->db);
     for (int part = 0; !rc && part < STORE_PARTS; part++)
         rc = sql_run(s,
@@ -124,8 +125,8 @@ int store_document_add(struct store *s, int64_t session, const struct store_docu
         rc = insert(s, d, parts, &id, e);
     if (!rc)
         rc = sql_run(s,
-                     "INSERT INTO session_documents(session, ordinal, document, token_start)"
-                     " VALUES(?1, ?2, ?3, ?4)",
+                     "INSERT INTO session_documents(session, ordinal, document, token_start, seal)"
+                     " VALUES(?1, ?2, ?3, ?4, lectern_seal(?1, ?2, ?3, ?4))",
                      SQL_ARGS(sql_int(session), sql_int(next), sql_int(id), sql_int((int64_t)d->token_start)),
                      e);
     rc = sql_end(s, rc, e);
@@ -161,7 +162,7 @@ static int take(struct store *s, sqlite3_stmt *st, struct store_document *out, s
         .token_count = (uint64_t)numbers[3],
         .mtime_ns = sqlite3_column_int64(st, 9),
     };
-    bad |= !sql_key_copy(st, 10, out->hash);
+    bad |= !sql_key_copy(st, 10, out->hash) || !sqlite3_column_int(st, 14);
     if (bad)
         return err_set(e, ERR_FORMAT, "%s has a damaged document row; delete the session and add it again",
                        s->db_path);
@@ -191,7 +192,8 @@ int store_document_list(struct store *s, int64_t session, struct store_document_
     rc = sql_query(s, &st,
                    "SELECT d.size, d.pages, l.token_start, d.token_count," PART_SIZE(0) PART_SIZE(1)
                        PART_SIZE(2)
-                           PART_SIZE(3) " l.ordinal, d.mtime_ns, d.hash, d.path, d.title, d.kind"
+                           PART_SIZE(3) " l.ordinal, d.mtime_ns, d.hash, d.path, d.title, d.kind,"
+                                        " d.seal IS " SEAL_OF_DOCUMENT " AND l.seal IS " SEAL_OF_LINK
                                         " FROM session_documents l JOIN documents d ON d.id=l.document"
                                         " WHERE l.session=?1 ORDER BY l.ordinal",
                    SQL_ARGS(sql_int(session)), e);
@@ -287,7 +289,6 @@ int store_document_drop_from(struct store *s, int64_t session, int from, struct 
     if (!rc)
         rc = document_drop_unlinked(s, e);
     rc = sql_end(s, rc, e);
-    if (!rc)
-        store_shrink(s);
-    return rc;
+    s->owes_text |= !rc;
+    return rc ? rc : store_settle(s, e);
 }

@@ -35,6 +35,13 @@ static int busy(int fd, int64_t session, struct err *e)
                    (long long)session);
 }
 
+/* flock keeps others out; the same lock on the first byte lets lock_in_use ask without taking anything. */
+static void mark(int fd)
+{
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+    (void)fcntl(fd, F_OFD_SETLK, &all); /* nobody else can have it: it is taken under the flock alone */
+}
+
 /* *again: the file was unlinked between open and flock, so the lock is on nothing. */
 static int try_lock(struct store_lock *lock, int *again, struct err *e)
 {
@@ -49,6 +56,7 @@ static int try_lock(struct store_lock *lock, int *again, struct err *e)
         lock->fd = -1;
         return rc;
     }
+    mark(lock->fd);
     struct stat have, named;
     *again = fstat(lock->fd, &have) || stat(lock->path, &named) || have.st_ino != named.st_ino ||
              have.st_dev != named.st_dev;
@@ -126,4 +134,21 @@ int lock_held_here(const struct store *s, int64_t session)
         if (lock->session == session && lock->fd >= 0)
             return 1;
     return 0;
+}
+
+int lock_in_use(const struct store *s, int64_t session)
+{
+    struct buf path = {0};
+    buf_printf(&path, "%s/%lld.lock", s->locks_dir, (long long)session);
+    if (path.failed)
+        return 1; /* who cannot be asked is spared */
+    int fd = open(path.data, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
+    int used = fd < 0 && errno != ENOENT;
+    buf_free(&path);
+    if (fd < 0)
+        return used;
+    struct flock asked = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+    used = fcntl(fd, F_OFD_GETLK, &asked) || asked.l_type != F_UNLCK;
+    close(fd);
+    return used;
 }

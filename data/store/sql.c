@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 int sql_fail(struct store *s, int status, struct err *e)
 {
@@ -50,6 +51,8 @@ static int bind(sqlite3_stmt *st, int i, const struct sql_arg *a)
     switch (a->type) {
     case SQL_INT:
         return sqlite3_bind_int64(st, i, a->value);
+    case SQL_REAL:
+        return sqlite3_bind_double(st, i, a->real);
     case SQL_TEXT:
         return sqlite3_bind_text(st, i, a->bytes ? a->bytes : "", -1, SQLITE_STATIC);
     case SQL_BLOB: /* a NULL pointer would bind NULL */
@@ -144,20 +147,110 @@ int sql_numbers(struct store *s, int64_t **ids, size_t *count, const char *text,
     return 0;
 }
 
+/* ---- transactions: the outermost is one of SQLite's, those inside are savepoints ----------------------- */
+
 int sql_begin(struct store *s, struct err *e)
 {
-    return sql_run(s, "BEGIN IMMEDIATE", SQL_NO_ARGS, e);
+    if (s->depth && sqlite3_get_autocommit(s->db)) /* a full disk and the like end the whole */
+        return err_set(e, ERR_IO, "%s: the change around this one has failed already; begin again",
+                       s->db_path);
+    int rc = sql_run(s, s->depth ? "SAVEPOINT inner" : "BEGIN IMMEDIATE", SQL_NO_ARGS, e);
+    s->depth += !rc;
+    return rc;
+}
+
+/* Best effort: SQLite rolls back by itself what is still open when the handle goes. Row ids and file ends may
+ * come again with other bytes behind them, so nothing that was learned inside stays. */
+static void roll_back(struct store *s)
+{
+    if (!sqlite3_get_autocommit(s->db))
+        sqlite3_exec(s->db, s->depth ? "ROLLBACK TO inner; RELEASE inner" : "ROLLBACK", NULL, NULL, NULL);
+    if (!s->put_inside)
+        return;
+    s->verified.n = s->damaged.n = 0;
+    segment_writer_close(s);
 }
 
 int sql_end(struct store *s, int rc, struct err *e)
 {
-    if (!rc)
-        rc = sql_run(s, "COMMIT", SQL_NO_ARGS, e);
+    if (s->depth)
+        s->depth--;
     /* Some failures roll back by themselves. The first error is the one to tell. */
-    if (rc && !sqlite3_get_autocommit(s->db))
-        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    if (!rc && sqlite3_get_autocommit(s->db))
+        rc = err_set(e, ERR_IO, "%s: a part of this change has failed; try again", s->db_path);
+    if (!rc)
+        rc = sql_run(s, s->depth ? "RELEASE inner" : "COMMIT", SQL_NO_ARGS, e);
+    if (rc)
+        roll_back(s);
+    if (!s->depth)
+        s->put_inside = 0;
     return rc;
 }
+
+/* ---- seals of rows ------------------------------------------------------------------------------------- */
+
+static void seal_value(XXH3_state_t *state, sqlite3_value *v)
+{
+    int type = sqlite3_value_type(v);
+    const void *bytes = NULL;
+    size_t n = 0;
+    sqlite3_int64 number = 0;
+    double real = 0;
+    switch (type) {
+    case SQLITE_INTEGER:
+        number = sqlite3_value_int64(v);
+        bytes = &number;
+        n = sizeof number;
+        break;
+    case SQLITE_FLOAT:
+        real = sqlite3_value_double(v);
+        bytes = &real;
+        n = sizeof real;
+        break;
+    case SQLITE_BLOB:
+        bytes = sqlite3_value_blob(v);
+        n = (size_t)sqlite3_value_bytes(v);
+        break;
+    case SQLITE_TEXT:
+        bytes = sqlite3_value_text(v);
+        n = (size_t)sqlite3_value_bytes(v);
+        break;
+    default:
+        break;
+    }
+    uint64_t head[2] = {(uint64_t)type, n};
+    XXH3_64bits_update(state, head, sizeof head);
+    if (n && bytes)
+        XXH3_64bits_update(state, bytes, n);
+}
+
+/* lectern_seal(values...): XXH3 over types, lengths and bytes. */
+static void seal_function(sqlite3_context *context, int n, sqlite3_value **values)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) {
+        sqlite3_result_error_nomem(context);
+        return;
+    }
+    XXH3_64bits_reset(state);
+    for (int i = 0; i < n; i++)
+        seal_value(state, values[i]);
+    sqlite3_result_int64(context, (sqlite3_int64)XXH3_64bits_digest(state));
+    XXH3_freeState(state);
+}
+
+int sql_functions(struct store *s, struct err *e)
+{
+    enum { FLAGS = SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY };
+    int status = sqlite3_create_function(s->db, "lectern_seal", -1, FLAGS, NULL, seal_function, NULL, NULL);
+    if (!status)
+        status = sqlite3_create_function(s->db, "lectern_seal_migrate", 1, FLAGS, NULL, span_seal_migrate,
+                                         NULL, NULL);
+    return status ? sql_fail(s, status, e) : 0;
+}
+
+/* ---- columns --------------------------------------------------------------------------------------------
+ */
 
 char *sql_text_copy(sqlite3_stmt *st, int column)
 {

@@ -18,8 +18,8 @@
     "  WHERE l.session=x.id AND d.pages BETWEEN 0 AND 4294967296),"                                          \
     " (SELECT count(*) FROM turns t WHERE t.session=x.id),"                                                  \
     " (SELECT coalesce(sum(p.size), 0) FROM session_refs r JOIN spans p ON p.kind=r.kind AND p.key=r.key"    \
-    "  WHERE r.session=x.id AND p.size BETWEEN 0 AND 17179869184)"                                           \
-    " FROM sessions x "
+    "  WHERE r.session=x.id AND p.size BETWEEN 0 AND 17179869184),"                                          \
+    " x.pinned, x.seal IS " SEAL_OF_SESSION " FROM sessions x "
 
 static int check_name(const char *name, struct err *e)
 {
@@ -32,6 +32,13 @@ static int check_name(const char *name, struct err *e)
                      "a session's name has 1 to %d bytes, no control characters and no '/'; choose another",
                      STORE_NAME_MAX)
                : 0;
+}
+
+static int damaged(int64_t id, const char *name, struct err *e)
+{
+    return err_set(e, ERR_FORMAT,
+                   "the record of session %lld (%s) is damaged; delete it and add its documents again",
+                   (long long)id, name);
 }
 
 static int no_session(int64_t id, struct err *e)
@@ -57,6 +64,12 @@ static int check_free(struct store *s, const char *name, int64_t except, struct 
     return rc ? rc : err_set(e, ERR_USAGE, "a session named %s exists; choose another name", name);
 }
 
+/* Inside sql_begin, after the row was written. */
+static int seal(struct store *s, int64_t id, struct err *e)
+{
+    return sql_run(s, "UPDATE sessions SET seal=" SEAL_OF_SESSION " WHERE id=?1", SQL_ARGS(sql_int(id)), e);
+}
+
 int store_session_create(struct store *s, const char *name, const struct store_session *from, int64_t *id,
                          struct err *e)
 {
@@ -79,6 +92,8 @@ int store_session_create(struct store *s, const char *name, const struct store_s
                      sql_int((int64_t)from->tokens)),
             e);
     int64_t made = sqlite3_last_insert_rowid(s->db);
+    if (!rc)
+        rc = seal(s, made, e);
     rc = sql_end(s, rc, e);
     if (!rc && id)
         *id = made;
@@ -104,6 +119,8 @@ static int take(sqlite3_stmt *st, struct store_session *out, struct err *e)
         .pages = not_negative(sqlite3_column_int64(st, 10)),
         .turns = not_negative(sqlite3_column_int64(st, 11)),
         .kv_bytes = not_negative(sqlite3_column_int64(st, 12)),
+        .pinned = sqlite3_column_int64(st, 13) != 0,
+        .damaged = !sqlite3_column_int(st, 14),
     };
     (void)sql_key_copy(st, 5, out->model_hash); /* zeros otherwise: matches no model */
     out->has_chain = sql_key_copy(st, 7, out->chain);
@@ -125,6 +142,10 @@ static int read_one(struct store *s, const char *text, const struct sql_arg *arg
     if (!rc && *found)
         rc = take(st, out, e);
     sqlite3_finalize(st);
+    if (!rc && *found && out->damaged) {
+        rc = damaged(out->id, out->name, e);
+        store_session_free(out);
+    }
     return rc;
 }
 
@@ -142,6 +163,12 @@ int store_session_get_id(struct store *s, int64_t id, struct store_session *out,
     const struct sql_arg arg = sql_int(id);
     int rc = read_one(s, SESSION_COLUMNS "WHERE x.id=?1", &arg, out, &found, e);
     return rc || found ? rc : no_session(id, e);
+}
+
+int store_session_find(struct store *s, const char *name, int64_t *id, struct err *e)
+{
+    int rc = sql_number(s, id, "SELECT id FROM sessions WHERE name=?1", SQL_ARGS(sql_text(name)), e);
+    return rc == ERR_NOT_FOUND ? err_set(e, ERR_NOT_FOUND, "there is no session named %s", name) : rc;
 }
 
 void store_session_free(struct store_session *out)
@@ -185,17 +212,37 @@ void store_session_list_free(struct store_session_list *list)
 /* ---- changes --------------------------------------------------------------------------------------------
  */
 
-/* An UPDATE of one session; ERR_NOT_FOUND when it touched none. */
+/* Is the row of this session as it was written? A change must not seal damage. */
+static int check_seal(struct store *s, int64_t id, struct err *e)
+{
+    int64_t whole = 0;
+    int rc = sql_number(s, &whole, "SELECT seal IS " SEAL_OF_SESSION " FROM sessions WHERE id=?1",
+                        SQL_ARGS(sql_int(id)), e);
+    if (rc == ERR_NOT_FOUND)
+        return no_session(id, e);
+    return rc || whole ? rc : damaged(id, "its name may be wrong", e);
+}
+
+/* Inside sql_begin: an UPDATE of session ?1, which is checked before and sealed afterwards. */
 static int update(struct store *s, int64_t id, const char *text, const struct sql_arg *args, int n,
                   struct err *e)
 {
-    int rc = sql_run(s, text, args, n, e);
-    return rc || sqlite3_changes(s->db) ? rc : no_session(id, e);
+    int rc = check_seal(s, id, e);
+    if (!rc)
+        rc = sql_run(s, text, args, n, e);
+    return rc ? rc : seal(s, id, e);
+}
+
+static int update_alone(struct store *s, int64_t id, const char *text, const struct sql_arg *args, int n,
+                        struct err *e)
+{
+    int rc = sql_begin(s, e);
+    return rc ? rc : sql_end(s, update(s, id, text, args, n, e), e);
 }
 
 int store_session_update(struct store *s, const struct store_session *row, struct err *e)
 {
-    return update(
+    return update_alone(
         s, row->id,
         "UPDATE sessions SET model_path=?2, model_hash=?3, options=?4, chain=?5, tokens=?6 WHERE id=?1",
         SQL_ARGS(sql_int(row->id), sql_text(row->model_path), sql_blob(row->model_hash, 16),
@@ -206,8 +253,14 @@ int store_session_update(struct store *s, const struct store_session *row, struc
 
 int store_session_touch(struct store *s, int64_t id, struct err *e)
 {
-    return update(s, id, "UPDATE sessions SET opened=?2 WHERE id=?1",
-                  SQL_ARGS(sql_int(id), sql_int(clock_unix())), e);
+    return update_alone(s, id, "UPDATE sessions SET opened=?2 WHERE id=?1",
+                        SQL_ARGS(sql_int(id), sql_int(clock_unix())), e);
+}
+
+int store_session_pin(struct store *s, int64_t id, int on, struct err *e)
+{
+    return update_alone(s, id, "UPDATE sessions SET pinned=?2 WHERE id=?1",
+                        SQL_ARGS(sql_int(id), sql_int(on != 0)), e);
 }
 
 int store_session_rename(struct store *s, int64_t id, const char *name, struct err *e)
@@ -228,16 +281,22 @@ int store_session_fork(struct store *s, int64_t id, const char *name, int64_t *o
 {
     static const char *const copies[] = {
         "INSERT INTO session_refs SELECT ?2, kind, key FROM session_refs WHERE session=?1",
-        "INSERT INTO session_documents SELECT ?2, ordinal, document, token_start FROM session_documents"
-        " WHERE session=?1",
-        "INSERT INTO turns SELECT ?2, ordinal, question, answer, json, time FROM turns WHERE session=?1",
+        /* a damaged row stays one */
+        "INSERT INTO session_documents(session, ordinal, document, token_start, seal)"
+        " SELECT ?2, ordinal, document, token_start,"
+        " lectern_seal(?2, ordinal, document, token_start) + (seal IS NOT " SEAL_OF_LINK ")"
+        " FROM session_documents WHERE session=?1",
+        "INSERT INTO turns(session, ordinal, question, answer, json, time, seal)"
+        " SELECT ?2, ordinal, question, answer, json, time,"
+        " lectern_seal(?2, ordinal, question, answer, json, time) + (seal IS NOT " SEAL_OF_TURN ")"
+        " FROM turns WHERE session=?1",
     };
     int rc = check_name(name, e);
     if (!rc)
         rc = sql_begin(s, e);
     if (rc)
         return rc;
-    rc = session_exists(s, id, e);
+    rc = check_seal(s, id, e);
     if (!rc)
         rc = check_free(s, name, 0, e);
     if (!rc)
@@ -250,6 +309,8 @@ int store_session_fork(struct store *s, int64_t id, const char *name, int64_t *o
     int64_t made = sqlite3_last_insert_rowid(s->db);
     for (size_t i = 0; !rc && i < sizeof copies / sizeof copies[0]; i++)
         rc = sql_run(s, copies[i], SQL_ARGS(sql_int(id), sql_int(made)), e);
+    if (!rc)
+        rc = seal(s, made, e);
     rc = sql_end(s, rc, e);
     if (!rc && out)
         *out = made;
@@ -258,23 +319,19 @@ int store_session_fork(struct store *s, int64_t id, const char *name, int64_t *o
 
 static int delete_locked(struct store *s, int64_t id, struct err *e)
 {
-    int64_t *segments = NULL;
-    size_t n = 0;
     int rc = sql_begin(s, e);
     if (rc)
         return rc;
-    rc = span_drop_unshared(s, id, &segments, &n, e);
+    rc = session_exists(s, id, e);
     if (!rc)
-        rc = update(s, id, "DELETE FROM sessions WHERE id=?1", SQL_ARGS(sql_int(id)), e);
+        rc = span_drop_unshared(s, id, e);
+    if (!rc)
+        rc = sql_run(s, "DELETE FROM sessions WHERE id=?1", SQL_ARGS(sql_int(id)), e);
     if (!rc)
         rc = document_drop_unlinked(s, e);
+    s->owes_text |= !rc;
     rc = sql_end(s, rc, e);
-    if (!rc)
-        rc = span_tidy_all(s, segments, n, e);
-    free(segments);
-    if (!rc)
-        store_shrink(s);
-    return rc;
+    return rc ? rc : store_settle(s, e);
 }
 
 int store_session_delete(struct store *s, int64_t id, struct err *e)
@@ -286,7 +343,8 @@ int store_session_delete(struct store *s, int64_t id, struct err *e)
     if (rc)
         return rc;
     rc = delete_locked(s, id, e);
-    if (rc)
+    struct err ignored;
+    if (rc && session_exists(s, id, &ignored) != ERR_NOT_FOUND)
         store_session_unlock(lock);
     else
         lock_remove(lock);
@@ -302,21 +360,56 @@ int store_session_ref(struct store *s, int64_t id, int kind, const uint8_t *key,
                    SQL_ARGS(sql_int(id), sql_int(kind), sql_key(key)), e);
 }
 
+/* Inside sql_begin. */
+static int forget_spans(struct store *s, int64_t id, struct err *e)
+{
+    int rc = session_exists(s, id, e);
+    if (!rc)
+        rc = span_drop_unshared(s, id, e);
+    return rc ? rc : sql_run(s, "DELETE FROM session_refs WHERE session=?1", SQL_ARGS(sql_int(id)), e);
+}
+
 int store_session_unref_all(struct store *s, int64_t id, struct err *e)
 {
-    int64_t *segments = NULL;
-    size_t n = 0;
     int rc = sql_begin(s, e);
     if (rc)
         return rc;
-    rc = session_exists(s, id, e);
+    rc = sql_end(s, forget_spans(s, id, e), e);
+    return rc ? rc : store_settle(s, e);
+}
+
+static int strip_locked(struct store *s, int64_t id, uint64_t *bytes, struct err *e)
+{
+    static const char total[] = "SELECT coalesce(sum(" SPAN_BYTES(spans) "), 0) FROM spans";
+    int64_t before = 0, after = 0;
+    int rc = sql_begin(s, e);
+    if (rc)
+        return rc;
+    rc = sql_number(s, &before, total, SQL_NO_ARGS, e);
     if (!rc)
-        rc = span_drop_unshared(s, id, &segments, &n, e);
+        rc = forget_spans(s, id, e);
     if (!rc)
-        rc = sql_run(s, "DELETE FROM session_refs WHERE session=?1", SQL_ARGS(sql_int(id)), e);
+        rc = update(s, id, "UPDATE sessions SET chain=NULL, tokens=0 WHERE id=?1", SQL_ARGS(sql_int(id)), e);
+    if (!rc)
+        rc = sql_number(s, &after, total, SQL_NO_ARGS, e);
+    s->owes_text |= !rc;
     rc = sql_end(s, rc, e);
-    if (!rc)
-        rc = span_tidy_all(s, segments, n, e);
-    free(segments);
+    if (!rc && bytes)
+        *bytes = (uint64_t)(before - after);
+    return rc ? rc : store_settle(s, e);
+}
+
+int store_session_strip(struct store *s, int64_t id, uint64_t *bytes, struct err *e)
+{
+    if (bytes)
+        *bytes = 0;
+    if (lock_held_here(s, id))
+        return strip_locked(s, id, bytes, e);
+    struct store_lock *lock;
+    int rc = store_session_lock(s, id, &lock, e);
+    if (rc)
+        return rc;
+    rc = strip_locked(s, id, bytes, e);
+    store_session_unlock(lock);
     return rc;
 }

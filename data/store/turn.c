@@ -20,7 +20,9 @@ int store_turn_add(struct store *s, int64_t session, const struct store_turn *t,
     if (!rc && (next < 0 || next >= INT_MAX))
         rc = err_set(e, ERR_LIMIT, "session %lld has no room for another turn; fork it", (long long)session);
     if (!rc)
-        rc = sql_run(s, "INSERT INTO turns VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        rc = sql_run(s,
+                     "INSERT INTO turns(session, ordinal, question, answer, json, time, seal)"
+                     " VALUES(?1, ?2, ?3, ?4, ?5, ?6, lectern_seal(?1, ?2, ?3, ?4, ?5, ?6))",
                      SQL_ARGS(sql_int(session), sql_int(next), sql_text(t->question), sql_text(t->answer),
                               sql_text(t->json), sql_int(t->time ? t->time : clock_unix())),
                      e);
@@ -45,6 +47,7 @@ static int take(sqlite3_stmt *st, struct store_turn *out, struct err *e)
         .answer = sql_text_copy(st, 2),
         .json = sql_text_copy(st, 3),
         .time = sqlite3_column_int64(st, 4),
+        .damaged = !sqlite3_column_int(st, 5),
     };
     if (out->question && out->answer && out->json)
         return 0;
@@ -61,9 +64,10 @@ int store_turn_list(struct store *s, int64_t session, struct store_turn_list *ou
     int rc = session_exists(s, session, e);
     if (rc)
         return rc;
-    rc = sql_query(
-        s, &st, "SELECT ordinal, question, answer, json, time FROM turns WHERE session=?1 ORDER BY ordinal",
-        SQL_ARGS(sql_int(session)), e);
+    rc = sql_query(s, &st,
+                   "SELECT ordinal, question, answer, json, time, seal IS " SEAL_OF_TURN
+                   " FROM turns WHERE session=?1 ORDER BY ordinal",
+                   SQL_ARGS(sql_int(session)), e);
     while (!rc && !(rc = sql_step(s, st, &more, e)) && more) {
         if (out->n == cap) {
             cap = cap ? 2 * cap : 16;

@@ -430,7 +430,7 @@ static int check_files(struct run *r, struct err *e)
         rc = segment_remove_orphans(r->s, e);
     rc = sql_end(r->s, rc, e);
     if (!rc)
-        rc = span_tidy_all(r->s, r->touched.ids, r->touched.n, e);
+        rc = segment_tidy_all(r->s, r->touched.ids, r->touched.n, e);
     return rc;
 }
 

@@ -275,11 +275,11 @@ static void databases_that_are_refused(void **state)
 {
     struct world *w = *state;
     struct store *s;
-    assert_int_equal(fixture_sql(w->dir, "PRAGMA user_version=2"), 0);
+    assert_int_equal(fixture_sql(w->dir, "PRAGMA user_version=3"), 0);
     assert_int_equal(store_open(w->dir, &s, &w->e), ERR_UNSUPPORTED);
     assert_null(s);
     assert_non_null(strstr(w->e.text, "newer"));
-    assert_int_equal(fixture_sql(w->dir, "PRAGMA user_version=1; PRAGMA application_id=7"), 0);
+    assert_int_equal(fixture_sql(w->dir, "PRAGMA user_version=2; PRAGMA application_id=7"), 0);
     assert_int_equal(store_open(w->dir, &s, &w->e), ERR_FORMAT);
     assert_int_equal(fixture_sql(w->dir, "PRAGMA user_version=0; PRAGMA application_id=0"), 0);
     assert_int_equal(store_open(w->dir, &s, &w->e), ERR_FORMAT);
