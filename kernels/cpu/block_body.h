@@ -206,26 +206,24 @@ INLINE void fused_columns(const int bits, const int n, const size_t nv, const st
             acc[r][i] = vf_mul(vf_load(rows->out[r] + (x + i) * VW), vf_set1(rows->factor[r]));
     /* tokens ascending: number 8u + 4h + 2 high + odd of column j is token 32u + 16 high + 4j + 2h + odd */
     for (size_t sixteen = 0; sixteen < 4; sixteen++)
+#pragma GCC unroll 16
+        for (size_t in = 0; in < 16; in++) {
+            const size_t j = in / 4, h = in / 2 % 2, odd = in % 2;
+            size_t token = sixteen * 16 + in, number = sixteen / 2 * 8 + h * 4 + sixteen % 2 * 2 + odd;
+            const float *at = params + page_v_param_index(token);
+            struct grid g = grid_make(bits, at[0], at[KV_PAGE_TOKENS]);
+            vf value[FUSED_VECTORS];
 #pragma GCC unroll 4
-        for (size_t j = 0; j < 4; j++)
+            for (size_t i = 0; i < nv; i++)
+                value[i] = grid_value(bits, value_words(bits, codes, f->D, x + i, j, number), g);
 #pragma GCC unroll 4
-            for (size_t four = 0; four < 4; four++) {
-                size_t token = sixteen * 16 + j * 4 + four;
-                size_t number = sixteen / 2 * 8 + four / 2 * 4 + sixteen % 2 * 2 + four % 2;
-                const float *at = params + page_v_param_index(token);
-                struct grid g = grid_make(bits, at[0], at[KV_PAGE_TOKENS]);
-                vf value[FUSED_VECTORS];
+            for (int r = 0; r < n; r++) {
+                vf p = vf_set1(rows->p[r][token]);
 #pragma GCC unroll 4
                 for (size_t i = 0; i < nv; i++)
-                    value[i] = grid_value(bits, value_words(bits, codes, f->D, x + i, j, number), g);
-#pragma GCC unroll 4
-                for (int r = 0; r < n; r++) {
-                    vf p = vf_set1(rows->p[r][token]);
-#pragma GCC unroll 4
-                    for (size_t i = 0; i < nv; i++)
-                        acc[r][i] = vf_fma(p, value[i], acc[r][i]);
-                }
+                    acc[r][i] = vf_fma(p, value[i], acc[r][i]);
             }
+        }
 #pragma GCC unroll 4
     for (int r = 0; r < n; r++)
 #pragma GCC unroll 4

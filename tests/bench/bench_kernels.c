@@ -126,20 +126,38 @@ static void bench_linear(const struct bench *b)
     report("output head Q8_0, T = 1", best, (double)weight_bytes(b->head), "GB/s");
 }
 
-static void bench_attend(const struct bench *b, int bits, size_t pages, size_t tokens)
+/* `pages` records of random halves; packed ones when the format is coded. */
+static uint8_t *make_pages(const struct bench *b, int format, size_t pages)
 {
-    size_t bytes = kv_page_bytes(bits, D), room = attend_scratch_bytes(tokens, G, D, 0);
+    size_t raw_bytes = kv_page_bytes(KV_RAW, D), bytes = kv_page_bytes(format, D);
+    uint16_t *raw = must(aligned_alloc(64, raw_bytes));
     uint8_t *data = must(aligned_alloc(64, pages * bytes));
+    for (size_t p = 0; p < pages; p++) {
+        for (size_t i = 0; i < raw_bytes / 2; i++)
+            raw[i] = (uint16_t)(0x3800 + ((i + p) * 2654435761u >> 20 & 0x3ff));
+        b->k->kv_page_pack(&(struct kv_page_pack_args){.k = raw,
+                                                       .ldk = D,
+                                                       .v = raw + 64 * D,
+                                                       .ldv = D,
+                                                       .D = D,
+                                                       .format = format,
+                                                       .record = data + p * bytes});
+    }
+    free(raw);
+    return data;
+}
+
+static void bench_attend(const struct bench *b, int format, size_t pages, size_t tokens)
+{
+    size_t bytes = kv_page_bytes(format, D), room = attend_scratch_bytes(tokens, G, D, 0);
+    uint8_t *data = make_pages(b, format, pages);
     struct attend_block *blocks = must(calloc(pages, sizeof *blocks));
     void *scratch = must(aligned_alloc(64, room));
-    for (size_t i = 0; i < pages * bytes; i += 2) { /* halves around 1; codes of any value */
-        uint16_t h = (uint16_t)(0x3800 + (i * 2654435761u >> 20 & 0x3ff));
-        memcpy(data + i, &h, 2);
-    }
     for (size_t p = 0; p < pages; p++)
-        blocks[p] = (struct attend_block){.data = data + p * bytes, .format = bits, .base = p * 64, .hi = 64};
+        blocks[p] =
+            (struct attend_block){.data = data + p * bytes, .format = format, .base = p * 64, .hi = 64};
     double best = 1e9;
-    for (int r = 0; r < ROUNDS; r++) {
+    for (int r = 0; r < 4 * ROUNDS; r++) {
         double t0 = clock_seconds();
         b->k->attend(&(struct attend_args){.q = b->x,
                                            .ldq = G * D,
@@ -157,15 +175,39 @@ static void bench_attend(const struct bench *b, int bits, size_t pages, size_t t
         double t = clock_seconds() - t0;
         best = t < best ? t : best;
     }
-    char name[64];
-    snprintf(name, sizeof name, "attend %2d bit, %zu pages, T = %zu", bits, pages, tokens);
-    if (tokens == 1)
-        report(name, best, (double)(pages * bytes), "GB/s (1 thread)");
-    else
-        report(name, best, 4.0 * D * 64 * (double)(pages * tokens * G), "GFLOP/s (1 thread)");
+    printf("attend %-4s %5zu pages, T = %-2zu %10.1f ns/page %8.1f GFLOP/s %7.1f GB/s (1 thread)\n",
+           kv_format_name(format), pages, tokens, best / (double)pages * 1e9,
+           4.0 * D * 64 * (double)(pages * tokens * G) / best / 1e9, (double)(pages * bytes) / best / 1e9);
     free(data);
     free(blocks);
     free(scratch);
+}
+
+static void bench_pack(const struct bench *b, int format)
+{
+    enum { PAGES = 64 };
+    uint8_t *raw = make_pages(b, KV_RAW, PAGES), scan[D + 16];
+    uint8_t *record = must(aligned_alloc(64, kv_page_bytes(KV_RAW, D)));
+    double best = 1e9;
+    for (int r = 0; r < 4 * ROUNDS; r++) {
+        double t0 = clock_seconds();
+        for (size_t p = 0; p < PAGES; p++) {
+            const uint16_t *k = (const uint16_t *)(const void *)(raw + p * kv_page_bytes(KV_RAW, D));
+            b->k->kv_page_pack(&(struct kv_page_pack_args){.k = k,
+                                                           .ldk = D,
+                                                           .v = k + 64 * D,
+                                                           .ldv = D,
+                                                           .D = D,
+                                                           .format = format,
+                                                           .record = record,
+                                                           .scan = scan});
+        }
+        double t = clock_seconds() - t0;
+        best = t < best ? t : best;
+    }
+    printf("pack %-4s with scan %27.1f ns/page\n", kv_format_name(format), best / PAGES * 1e9);
+    free(raw);
+    free(record);
 }
 
 struct copy {
@@ -227,11 +269,14 @@ int main(int argc, char **argv)
     printf("backend %s, %d threads\n", b.k->name, pool_threads(b.pool));
     bench_read(&b);
     bench_linear(&b);
-    for (int bits = 8; bits <= 16; bits += 8) {
-        bench_attend(&b, bits, 64, 1);
-        bench_attend(&b, bits, 4096, 1);
-        bench_attend(&b, bits, 64, 64);
-    }
+    size_t n;
+    const int *formats = kv_formats(&n);
+    static const size_t cases[][2] = {{64, 1}, {8192, 1}, {64, 64}}; /* in cache, out of it, prefill */
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (size_t i = 0; i < n; i++)
+            bench_attend(&b, formats[i], cases[c][0], cases[c][1]);
+    for (size_t i = 0; i < n; i++)
+        bench_pack(&b, formats[i]);
     struct weight *all[] = {b.q, b.kv, b.o, b.gate, b.down, b.head};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         weight_free(all[i]);
