@@ -11,27 +11,50 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/progress.h"
 
-enum { BATCH = 256, SETTLE_MS = 2000, BUSY_MS = 10000 };
+enum { BATCH = 256, SETTLE_MS = 2000, BUSY_MS = 10000, MEMORY_MAX = 256 << 20 };
 #define BATCH_BYTES ((uint64_t)256 << 20)
 
 /* ---- what deletes owe -----------------------------------------------------------------------------------
  */
 
+/* secure_delete zeroes what is deleted, but not what SQLite left behind when it moved rows from page to page.
+ * So the database is written anew after text was deleted. */
+static int write_anew(struct store *s, struct err *e)
+{
+    int64_t rows = 0;
+    int rc = sql_number(s, &rows, "SELECT n FROM debts", SQL_NO_ARGS, e);
+    if (rc || !rows)
+        return rc;
+    struct stat st;
+    int large =
+        !stat(s->db_path, &st) && st.st_size > MEMORY_MAX; /* the copy is made in memory or beside /tmp */
+    if (large)
+        rc = sql_run(s, "PRAGMA temp_store=FILE", SQL_NO_ARGS, e);
+    if (!rc)
+        rc = sql_run(s, "VACUUM", SQL_NO_ARGS, e);
+    if (large)
+        (void)sql_run(s, "PRAGMA temp_store=MEMORY", SQL_NO_ARGS, NULL);
+    return rc ? rc : sql_run(s, "UPDATE debts SET n=0 WHERE n=?1", SQL_ARGS(sql_int(rows)), e);
+}
+
+/* Best effort on purpose: the delete is committed, another process may just be reading. The next settling
+ * does what could not be done now. */
 void store_settle_text(struct store *s)
 {
-    /* Best effort on purpose: the delete is committed, another process may just be reading. The next settling
-     * or the last close does it then. */
     sqlite3_busy_timeout(s->db, SETTLE_MS);
-    int status = sqlite3_exec(s->db, "PRAGMA incremental_vacuum", NULL, NULL, NULL);
-    int cut = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    struct err ignored;
+    int failed = write_anew(s, &ignored);
+    failed |= sqlite3_exec(s->db, "PRAGMA incremental_vacuum", NULL, NULL, NULL);
+    /* The log has old pages. */
+    failed |= sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     sqlite3_busy_timeout(s->db, BUSY_MS);
-    if (!status && !cut)
-        s->owes_text = 0;
+    s->owes_text = failed != 0;
 }
 
 int store_settle(struct store *s, struct err *e)

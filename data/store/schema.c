@@ -42,22 +42,29 @@ static const char schema_1[] =
     " time INTEGER NOT NULL, PRIMARY KEY(session, ordinal));";
 
 /* Format 1 -> 2, run on new databases too, so that there is one schema. Seals: a flipped bit in a row is
- * found. untidy: how many spans were deleted since the file's free space was last given back. */
-static const char upgrade_2[] = "ALTER TABLE segments ADD COLUMN untidy INTEGER NOT NULL DEFAULT 0;"
-                                "ALTER TABLE spans ADD COLUMN position INTEGER NOT NULL DEFAULT 0;"
-                                "ALTER TABLE spans ADD COLUMN seconds REAL NOT NULL DEFAULT 0;"
-                                "ALTER TABLE sessions ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
-                                "ALTER TABLE sessions ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
-                                "ALTER TABLE documents ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
-                                "ALTER TABLE session_documents ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
-                                "ALTER TABLE turns ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
-                                "CREATE TRIGGER spans_deleted AFTER DELETE ON spans BEGIN"
-                                " UPDATE segments SET untidy=untidy+1 WHERE id=OLD.segment; END;"
-                                "UPDATE spans SET seal=lectern_seal_migrate(seal);"
-                                "UPDATE sessions SET seal=" SEAL_OF_SESSION ";"
-                                "UPDATE documents SET seal=" SEAL_OF_DOCUMENT ";"
-                                "UPDATE session_documents SET seal=" SEAL_OF_LINK ";"
-                                "UPDATE turns SET seal=" SEAL_OF_TURN ";";
+ * found. untidy: how many spans were deleted since the file's free space was last given back. debts: how many
+ * rows with text were deleted since the database was last written anew (gc.c). */
+static const char upgrade_2[] =
+    "ALTER TABLE segments ADD COLUMN untidy INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE spans ADD COLUMN position INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE spans ADD COLUMN seconds REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE sessions ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sessions ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE documents ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE session_documents ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE turns ADD COLUMN seal INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TRIGGER spans_deleted AFTER DELETE ON spans BEGIN"
+    " UPDATE segments SET untidy=untidy+1 WHERE id=OLD.segment; END;"
+    "CREATE TABLE debts(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;"
+    "INSERT INTO debts VALUES('text', 0);"
+    "CREATE TRIGGER sessions_deleted AFTER DELETE ON sessions BEGIN UPDATE debts SET n=n+1; END;"
+    "CREATE TRIGGER documents_deleted AFTER DELETE ON documents BEGIN UPDATE debts SET n=n+1; END;"
+    "CREATE TRIGGER turns_deleted AFTER DELETE ON turns BEGIN UPDATE debts SET n=n+1; END;"
+    "UPDATE spans SET seal=lectern_seal_migrate(seal);"
+    "UPDATE sessions SET seal=" SEAL_OF_SESSION ";"
+    "UPDATE documents SET seal=" SEAL_OF_DOCUMENT ";"
+    "UPDATE session_documents SET seal=" SEAL_OF_LINK ";"
+    "UPDATE turns SET seal=" SEAL_OF_TURN ";";
 
 static int refuse_foreign(struct store *s, int64_t version, int64_t application, int64_t tables,
                           struct err *e)

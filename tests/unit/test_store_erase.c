@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_store_erase.c - what was deleted is nowhere in the data folder: every byte of every file is looked at. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "data/store/store_internal.h"
+#include "engine/base/file.h"
+#include "tests/support/store_fixture.h"
+
+struct world {
+    char *dir;
+    struct store *s;
+    struct err e;
+};
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+    w->dir = fixture_dir_make();
+    *state = w;
+    return store_open(w->dir, &w->s, &w->e);
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    store_close(w->s);
+    fixture_dir_remove(w->dir);
+    free(w);
+    return 0;
+}
+
+/* ---- the search ---------------------------------------------------------------------------------------- */
+
+/* How often `marker` stands in files below `dir`; their names go to the log. */
+static unsigned count_in(const char *dir, const char *marker)
+{
+    unsigned found = 0;
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *entry; (entry = readdir(d));) {
+        if (entry->d_name[0] == '.')
+            continue;
+        char *path = path_join(dir, entry->d_name);
+        struct stat st;
+        assert_int_equal(lstat(path, &st), 0);
+        if (S_ISDIR(st.st_mode)) {
+            found += count_in(path, marker);
+        } else {
+            char *bytes;
+            size_t n;
+            struct err e;
+            assert_int_equal(file_read(path, (size_t)1 << 30, &bytes, &n, &e), 0);
+            for (char *at = bytes; (at = memmem(at, n - (size_t)(at - bytes), marker, strlen(marker))); at++)
+                found++;
+            free(bytes);
+        }
+        free(path);
+    }
+    closedir(d);
+    return found;
+}
+
+/* Text of n bytes that is full of the marker. */
+static char *text_of(const char *marker, size_t n)
+{
+    char *text = malloc(n + 1);
+    assert_non_null(text);
+    size_t m = strlen(marker);
+    for (size_t i = 0; i < n; i++)
+        text[i] = marker[i % m];
+    text[n] = '\0';
+    return text;
+}
+
+static void add_document(struct world *w, int64_t id, const char *marker, size_t n, unsigned number)
+{
+    char *text = text_of(marker, n);
+    struct store_document d = {.path = text_of(marker, 40),
+                               .title = text_of(marker, 30),
+                               .kind = text_of(marker, 25),
+                               .size = n,
+                               .token_count = 1};
+    d.hash[0] = (uint8_t)number;
+    d.hash[1] = (uint8_t)marker[0];
+    const struct iovec parts[STORE_PARTS] = {{text, n}, {text, n / 3}, {text, n / 2}, {text, n / 4}};
+    assert_int_equal(store_document_add(w->s, id, &d, parts, NULL, &w->e), 0);
+    free(d.path);
+    free(d.title);
+    free(d.kind);
+    free(text);
+}
+
+static void add_turn(struct world *w, int64_t id, const char *marker, size_t n)
+{
+    struct store_turn t = {
+        .question = text_of(marker, n), .answer = text_of(marker, n / 2 + 20), .json = text_of(marker, n / 3)};
+    assert_int_equal(store_turn_add(w->s, id, &t, NULL, &w->e), 0);
+    free(t.question);
+    free(t.answer);
+    free(t.json);
+}
+
+static void put_span(struct world *w, int64_t id, const char *marker, size_t n, unsigned number)
+{
+    char *bytes = text_of(marker, n);
+    const struct iovec part = {bytes, n};
+    uint8_t key[16];
+    fixture_key(number, key);
+    const struct span_put put = {
+        .kind = 1, .key = key, .parts = &part, .n = 1, .meta = bytes, .meta_size = n < 100 ? n : 100};
+    assert_int_equal(store_session_ref(w->s, id, 1, key, &w->e), 0);
+    assert_int_equal(store_span_put(w->s, &put, &w->e), 0);
+    free(bytes);
+}
+
+static uint32_t next_random(uint32_t *random)
+{
+    *random = *random * 1664525u + 1013904223u;
+    return *random >> 8;
+}
+
+static int64_t make(struct world *w, const char *name, const char *marker)
+{
+    int64_t id;
+    char options[200];
+    snprintf(options, sizeof options, "{\"%s\":1}", marker);
+    const struct store_session from = {.model_path = (char *)(uintptr_t)marker, .options = options};
+    assert_int_equal(store_session_create(w->s, name, &from, &id, &w->e), 0);
+    return id;
+}
+
+/* Two sessions, their rows interleaved, so that pages of the database hold both. */
+static void fill(struct world *w, int64_t gone, int64_t stays, uint32_t seed)
+{
+    uint32_t random = seed;
+    for (unsigned i = 0; i < 60; i++) {
+        size_t n = next_random(&random) % (i % 7 ? 700 : 20000);
+        add_turn(w, gone, "SECRET-one-", n);
+        add_turn(w, stays, "OPEN-two-", next_random(&random) % 900);
+        if (i % 6 == 0)
+            add_document(w, gone, "SECRET-one-", 30 + next_random(&random) % 40000, i);
+        if (i % 9 == 0)
+            add_document(w, stays, "OPEN-two-", 30 + next_random(&random) % 9000, i);
+        if (i % 5 == 0) {
+            put_span(w, gone, "SECRET-one-", 30 + next_random(&random) % 30000, 1000 + i);
+            put_span(w, stays, "OPEN-two-", 30 + next_random(&random) % 9000, 2000 + i);
+        }
+    }
+}
+
+/* ---- the cases ----------------------------------------------------------------------------------------- */
+
+static void a_deleted_session_is_nowhere(void **state)
+{
+    struct world *w = *state;
+    for (uint32_t seed = 1; seed <= 8; seed++) {
+        int64_t gone = make(w, "SECRET-one-name", "SECRET-one-"), stays = make(w, "kept", "OPEN-two-");
+        fill(w, gone, stays, seed);
+        assert_true(count_in(w->dir, "SECRET-one-") > 1000);
+        assert_int_equal(store_session_delete(w->s, gone, &w->e), 0);
+        assert_int_equal(count_in(w->dir, "SECRET-one-"), 0); /* while the store is open */
+        assert_int_equal(count_in(w->dir, "SECRET"), 0);
+        assert_true(count_in(w->dir, "OPEN-two-") > 1000);
+        assert_int_equal(store_session_delete(w->s, stays, &w->e), 0);
+        assert_int_equal(count_in(w->dir, "OPEN-two-"), 0);
+    }
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        CASE(a_deleted_session_is_nowhere),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
