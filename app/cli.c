@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/kv_page.h"
+
 enum { WORD_MAX = 64, OPTIONS_MAX = 64 };
 
 struct parse {
@@ -202,13 +204,15 @@ static int set_choice(const struct cli_option *o, const char *value, void *to, s
 {
     size_t n = 0;
     for (; o->choices[n]; n++)
-        if (strcmp(o->choices[n], value) == 0) {
-            if (o->kind == CLI_KV)
-                *(int *)to = strcmp(value, "raw") == 0 ? 16 : atoi(value);
-            else
-                *(const char **)to = o->choices[n];
+        if (o->kind != CLI_KV && strcmp(o->choices[n], value) == 0) {
+            *(const char **)to = o->choices[n];
             return 0;
         }
+    int format = o->kind == CLI_KV ? kv_format_parse(value) : 0;
+    if (format) {
+        *(int *)to = format;
+        return 0;
+    }
     struct buf wanted = {0};
     for (size_t i = 0; i < n; i++)
         buf_printf(&wanted, "%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", o->choices[i]);

@@ -60,7 +60,7 @@ enum cli_kind {
     CLI_U64,    /* uint64_t */
     CLI_REAL,   /* double in [lo, hi]; lo itself only without `above` */
     CLI_CHOICE, /* const char *, one of choices */
-    CLI_KV,     /* int: "raw" 16, "8" 8 */
+    CLI_KV,     /* int: enum kv_format by its name, or by its number for old scripts */
     CLI_SIZE,   /* uint64_t bytes: "50G", "1.5 TB" without the blank, "512MiB" */
 };
 

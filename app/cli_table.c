@@ -9,7 +9,7 @@
 
 static const char *const shells[] = {"bash", "zsh", "fish", NULL};
 static const char *const kernel_names[] = {"ref", "avx2", "avx512", "avx512vnni", NULL};
-static const char *const kv_names[] = {"8", "raw", NULL};
+static const char *const kv_names[] = {"raw", "kv8", "k8v4", "kv4", "k4v2", "kv3", NULL};
 
 static const struct cli_option options[] = {
     {.name = "session",
@@ -80,11 +80,12 @@ static const struct cli_option options[] = {
      .help = "latest tokens that streaming heads see (default: the pattern's)"},
     {.name = "kv",
      .kind = CLI_KV,
-     .value = "8|raw",
-     .offset = AT(kv_bits),
+     .value = "FORMAT",
+     .offset = AT(kv_format),
      .group = CLI_MODEL | CLI_KVONLY,
      .choices = kv_names,
-     .help = "keep keys and values in 8 bits (the default) or as 16-bit floats"},
+     .help = "how keys and values are kept: raw (16 bits), kv8 (the default), k8v4, kv4; experimental: k4v2, "
+             "kv3"},
     {.name = "threads",
      .kind = CLI_INT,
      .value = "N",

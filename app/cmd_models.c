@@ -204,7 +204,7 @@ struct facts {
     double rope_base, norm_eps, rope_factor;
     struct gguf_str arch, name, scaling, tokenizer, pre;
     const char *template_kind;
-    size_t kv8, kv16; /* bytes of a token when every head retrieves; 0 = such heads are not handled */
+    size_t kv4, kv8, raw; /* bytes of a token when every head retrieves; 0 = such heads are not handled */
 };
 
 /* The names and order of JSON and text are one table's. */
@@ -224,6 +224,13 @@ static void count_tensors(const struct gguf *g, uint64_t by_type[64], uint64_t *
         if (t->type < 64)
             by_type[t->type]++;
     }
+}
+
+/* Of every layer and head, with the scan summary. */
+static size_t token_bytes(const struct facts *f, int format)
+{
+    size_t page = kv_page_bytes(format, (size_t)f->D);
+    return page ? (size_t)(f->L * f->HK) * (page + kv_scan_bytes((size_t)f->D)) / KV_PAGE_TOKENS : 0;
 }
 
 static int gather(const struct gguf *g, struct facts *f, struct err *e)
@@ -254,8 +261,9 @@ static int gather(const struct gguf *g, struct facts *f, struct err *e)
     f->HK = f->HK ? f->HK : f->H;
     f->D = f->D ? f->D : f->H ? f->C / f->H : 0;
     if (f->L <= 1024 && f->HK <= 1024 && f->D <= 1024) {
-        f->kv8 = (size_t)(f->L * f->HK) * (kv_page_bytes(8, (size_t)f->D) / KV_PAGE_TOKENS);
-        f->kv16 = (size_t)(f->L * f->HK) * (kv_page_bytes(16, (size_t)f->D) / KV_PAGE_TOKENS);
+        f->kv4 = token_bytes(f, KV_4);
+        f->kv8 = token_bytes(f, KV_8);
+        f->raw = token_bytes(f, KV_RAW);
     }
     int rc = tokenizer_open(g, &t, e);
     if (!rc)
@@ -272,7 +280,7 @@ static struct gguf_str as_text(const char *text)
     return (struct gguf_str){.data = text, .len = strlen(text)};
 }
 
-enum { FACTS = 20 };
+enum { FACTS = 21 };
 
 static size_t table_of(const struct facts *f, struct fact out[FACTS])
 {
@@ -311,8 +319,9 @@ static size_t table_of(const struct facts *f, struct fact out[FACTS])
         TEXT("tokenizer", "tokenizer", f->tokenizer),
         TEXT("pre-tokenizer", "pre_tokenizer", f->pre),
         TEXT("template", "template", as_text(f->template_kind ? f->template_kind : "none")),
-        BYTES("KV of a token, 8 bits", "kv_bytes_per_token_8", f->kv8),
-        BYTES("KV of a token, raw", "kv_bytes_per_token_raw", f->kv16),
+        BYTES("KV of a token, kv4", "kv_bytes_per_token_kv4", f->kv4),
+        BYTES("KV of a token, kv8", "kv_bytes_per_token_kv8", f->kv8),
+        BYTES("KV of a token, raw", "kv_bytes_per_token_raw", f->raw),
     };
 #undef NUMBER
 #undef BYTES

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/base/file.h"
+#include "kernels/kv_page.h"
 
 #ifndef LECTERN_DATA
 #define LECTERN_DATA "/usr/local/share/lectern"
@@ -24,7 +25,7 @@ void config_init(struct config *c)
                          .sparsity = -1,
                          .sink = -1,
                          .recent = -1,
-                         .kv_bits = 8,
+                         .kv_format = KV_8,
                          .top_p = 1,
                          .seed = 1,
                          .max_tokens = 512,

@@ -32,7 +32,7 @@ struct config {
     const char *heads;           /* "auto", "none" or a folder */
     double sparsity;             /* 0..1, negative: not given */
     int sink, recent;            /* tokens, negative: not given */
-    int kv_bits;                 /* 8 or 16 (raw) */
+    int kv_format;               /* enum kv_format of kernels/kv_page.h */
     int threads;                 /* 0: all processors */
     const char *kernels;         /* NULL: the fastest here */
     double temperature;          /* 0 = greedy */

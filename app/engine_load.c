@@ -243,7 +243,7 @@ int app_engine_open(const struct config *c, struct engine **out, struct err *e)
                                      .sparsity = choice.sparsity,
                                      .sink = c->sink,
                                      .recent = c->recent,
-                                     .kv_format = c->kv_bits,
+                                     .kv_format = c->kv_format,
                                      .threads = c->threads,
                                      .kernels = c->kernels};
     rc = engine_open(out, &options, e);

@@ -80,7 +80,7 @@ refuse 2 'no file ‘./book.pdf’' ./book.pdf
 refuse 2 'unknown option ‘--sed’; did you mean ‘--seed’?' ask --sed 4 q
 refuse 2 'unknown option ‘-z’; lectern --help lists them' -z
 refuse 2 '--temp wants a number from 0 to 100, not ‘hot’' ask --temp hot q
-refuse 2 '--kv wants 8 or raw, not ‘4’' ask --kv 4 q
+refuse 2 '--kv wants raw, kv8, k8v4, kv4, k4v2 or kv3, not ‘5’' ask --kv 5 q
 refuse 2 '--temp means nothing to ‘lectern doctor’; see lectern help doctor' doctor --temp 1
 refuse 2 'lectern sessions has no ‘lst’; did you mean ‘list’?' sessions lst
 refuse 2 'lectern logits wants --tokens FILE and --out FILE' logits

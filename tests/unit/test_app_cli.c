@@ -14,6 +14,7 @@
 
 #include "app/cli.h"
 #include "app/config.h"
+#include "kernels/kv_page.h"
 
 struct parsed {
     struct config c;
@@ -58,7 +59,7 @@ static void nothing_is_the_reading_room(void **state)
     assert_int_equal(p.rc, 0);
     assert_int_equal(p.command->id, CLI_READ);
     assert_int_equal(p.c.n_args, 0);
-    assert_int_equal(p.c.kv_bits, 8);
+    assert_int_equal(p.c.kv_format, KV_8);
     assert_string_equal(p.c.adapter, "auto");
     assert_true(p.c.sparsity < 0 && p.c.sink < 0 && p.c.recent < 0);
     assert_null(p.c.session);
@@ -78,7 +79,7 @@ static void options_of_every_kind(void **state)
     assert_true(p.c.temperature == 0.7 && p.c.top_p == 0.9 && p.c.sparsity == 0.25);
     assert_true(p.c.seed == UINT64_MAX);
     assert_int_equal(p.c.max_tokens, 64);
-    assert_int_equal(p.c.kv_bits, 16);
+    assert_int_equal(p.c.kv_format, KV_RAW);
     assert_int_equal(p.c.sink, 0);
     assert_int_equal(p.c.recent, 512);
     assert_int_equal(p.c.threads, 2);
@@ -153,7 +154,7 @@ static void bad_values_are_refused(void **state)
     refused("ask|--max-tokens|99999999999999999999|q", "--max-tokens wants");
     refused("ask|--recent|0|q", "--recent wants");
     refused("ask|--threads|0|q", "--threads wants");
-    refused("ask|--kv|4|q", "--kv wants 8 or raw, not ‘4’");
+    refused("ask|--kv|5|q", "--kv wants raw, kv8, k8v4, kv4, k4v2 or kv3, not ‘5’");
     refused("ask|--kernels|sse|q", "--kernels wants ref, avx2, avx512 or avx512vnni, not ‘sse’");
     refused("ask|--json=1|q", "--json takes no value");
     refused("ask|q|--model", "--model wants MODEL after it");
@@ -206,6 +207,33 @@ static void options_that_mean_nothing_there(void **state)
     (void)state;
     refused("doctor|--temp|1", "--temp means nothing to ‘lectern doctor’; see lectern help doctor");
     refused("add|--yes|f", "--yes means nothing to ‘lectern add’; see lectern help add");
+}
+
+static void formats_of_keys_and_values(void **state)
+{
+    (void)state;
+    size_t n, named = 0;
+    const int *formats = kv_formats(&n);
+    const struct cli_option *o = cli_options(&named), *kv = NULL;
+    for (size_t i = 0; i < named; i++)
+        kv = strcmp(o[i].name, "kv") == 0 ? &o[i] : kv;
+    assert_non_null(kv);
+    for (size_t i = 0; i < n; i++) { /* what is offered is what there is */
+        char line[80];
+        struct parsed p;
+        assert_non_null(kv->choices[i]);
+        assert_int_equal(kv_format_parse(kv->choices[i]), formats[i]);
+        snprintf(line, sizeof line, "ask|--kv|%s|q", kv->choices[i]);
+        parse(&p, line);
+        assert_int_equal(p.rc, 0);
+        assert_int_equal(p.c.kv_format, formats[i]);
+        config_fini(&p.c);
+    }
+    assert_null(kv->choices[n]);
+    PARSE(p, "ask|--kv|8|q");
+    assert_int_equal(p.c.kv_format, KV_8);
+    config_fini(&p.c);
+    refused("ask|--kv|84|q", "--kv wants raw, kv8");
 }
 
 static void asking_for_text_checks_nothing_else(void **state)
@@ -420,6 +448,7 @@ int main(void)
         cmocka_unit_test(unknown_words_name_the_nearest),
         cmocka_unit_test(counts_of_words),
         cmocka_unit_test(options_that_mean_nothing_there),
+        cmocka_unit_test(formats_of_keys_and_values),
         cmocka_unit_test(asking_for_text_checks_nothing_else),
         cmocka_unit_test(subcommands_and_their_default),
         cmocka_unit_test(a_file_is_a_path),
