@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "engine/base/bytes.h"
 
@@ -347,6 +348,18 @@ static void attend_tile(void *arg, int index, int thread)
                               .scratch_bytes = w->attend_bytes});
 }
 
+/* What the layer's attention gave the chunk's last tokens, into their hashes. */
+static void witness(struct layer_job *j)
+{
+    struct session *s = j->s;
+    const struct model_params *p = model_params(s->engine->model);
+    for (size_t t = j->T > CACHE_REPLAY ? j->T - CACHE_REPLAY : 0; t < j->T; t++) {
+        uint64_t *hash = &s->witness_now[(j->pos0 + t) % CACHE_REPLAY];
+        *hash = XXH3_64bits_withSeed(s->work.attended + t * p->H * p->D, p->H * p->D * sizeof(float),
+                                     j->l ? *hash : 0);
+    }
+}
+
 static int layer_attention(struct layer_job *j, struct err *e)
 {
     struct session *s = j->s;
@@ -359,6 +372,7 @@ static int layer_attention(struct layer_job *j, struct err *e)
                        "layer %zu makes keys or values that 16 bits cannot hold; use another model file",
                        j->l);
     pool_run(s->engine->pool, (int)(p->HK * (j->last_page - j->first_page + 1)), attend_tile, j);
+    witness(j);
     struct linear_out out = {.w = j->w->o, .y = w->x, .ldy = p->C, .accumulate = 1};
     linear_lora(s, w->attended, p->H * p->D, j->T, &out, 1);
     adapter(s, j->l, LORA_O, w->attended, p->H * p->D, j->T, w->x, p->C);
@@ -454,8 +468,15 @@ int forward_chunk(struct session *s, const uint32_t *ids, size_t T, const struct
     return report_logits(s, T, options, e);
 }
 
+void forward_keep_witness(struct session *s, size_t first, size_t T)
+{
+    for (size_t t = T > CACHE_REPLAY ? T - CACHE_REPLAY : 0; t < T; t++)
+        s->witness[(first + t) % CACHE_REPLAY] = s->witness_now[(first + t) % CACHE_REPLAY];
+}
+
 void forward_commit(struct session *s, size_t T)
 {
+    forward_keep_witness(s, s->position, T);
     const struct cache_layout *y = &s->engine->layout;
     s->cache.cur = !s->cache.cur;
     if (s->watching && s->mass_total && y->HR) {

@@ -6,10 +6,11 @@
  *   checkpoint = XXH3-128(key(P / 1024), the ids after it, "checkpoint")
  *
  * Checkpoint bytes (little-endian), then cache.h's state:
- *   0 magic, version   8 identity[16]   24 position u64   32 kernels' name[16]   48 state bytes u64
- *   56 flags (1: the logits that follow are there)   60 number of largest logits   64 digest of the
- * logits[16] 80 32 x (id, f32)   336 zeros to 384 Invariant: equal timelines under equal kernels give equal
- * bytes, whoever stopped in between.
+ *   0 magic, version          8 identity[16]        24 position u64      32 kernels' name[16]
+ *   48 state bytes u64        56 flags (1: logits)  60 number of largest logits
+ *   64 digest of logits[16]   80 digest of the last tokens' attention[16]
+ *   96 32 x (id, f32)         352 zeros to 384
+ * Invariant: equal timelines under equal kernels give equal bytes, whoever stopped in between.
  */
 #include "engine/session_internal.h"
 
@@ -23,11 +24,11 @@
 enum {
     HEADER_MAGIC = 0x43564b4c, /* "LKVC" */
     HEADER_VERSION = 2,
-    HEADER_RESERVED = 48,
+    HEADER_RESERVED = 32,
     MARK_BYTES = 16, /* at most, of the word after the ids */
     HAS_LOGITS = 1   /* in flags */
 };
-_Static_assert(80 + 8 * CHECKPOINT_TOP + HEADER_RESERVED == CHECKPOINT_HEADER_BYTES, "header");
+_Static_assert(96 + 8 * CHECKPOINT_TOP + HEADER_RESERVED == CHECKPOINT_HEADER_BYTES, "header");
 _Static_assert(CHECKPOINT_HEADER_BYTES % 64 == 0, "the state that follows is aligned");
 
 void chain_extend(uint8_t key[KV_KEY_BYTES], const uint32_t *ids, size_t n, const char *mark)
@@ -50,6 +51,17 @@ void engine_chain_key(const struct engine *g, const uint32_t *ids, size_t n, uin
     for (size_t b = 0; b < n / KV_BLOCK; b++)
         chain_extend(key, ids + b * KV_BLOCK, KV_BLOCK, "");
     chain_extend(key, ids + n / KV_BLOCK * KV_BLOCK, n % KV_BLOCK, "checkpoint");
+}
+
+void checkpoint_take_witness(struct checkpoint *c, const struct session *s)
+{
+    uint64_t ordered[CACHE_REPLAY];
+    size_t r = cache_replay(s->position);
+    for (size_t i = 0; i < r; i++)
+        ordered[i] = s->witness[(s->position - r + i) % CACHE_REPLAY];
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(ordered, r * sizeof *ordered));
+    memcpy(c->witness, canonical.digest, sizeof c->witness);
 }
 
 /* 1 when a comes before b among the largest. */
@@ -93,6 +105,7 @@ void checkpoint_write(const struct engine *g, const struct checkpoint *c, size_t
     put_u32(out, c->has_logits ? HAS_LOGITS : 0);
     put_u32(out, c->n_top);
     buf_add(out, c->digest, sizeof c->digest);
+    buf_add(out, c->witness, sizeof c->witness);
     for (uint32_t i = 0; i < c->n_top; i++) {
         put_u32(out, c->top[i].id);
         put_f32(out, c->top[i].logit);
@@ -117,7 +130,7 @@ int checkpoint_read(const struct engine *g, const uint8_t *data, size_t size, si
     uint64_t bytes = read_u64(&r);
     uint32_t flags = read_u32(&r);
     out->n_top = read_u32(&r);
-    const uint8_t *digest = read_bytes(&r, sizeof out->digest);
+    const uint8_t *digest = read_bytes(&r, sizeof out->digest), *seen = read_bytes(&r, sizeof out->witness);
     if (r.bad || size < CHECKPOINT_HEADER_BYTES || magic != HEADER_MAGIC || version != HEADER_VERSION ||
         flags & ~(uint32_t)HAS_LOGITS || out->n_top > CHECKPOINT_TOP)
         return bad_header(e);
@@ -127,6 +140,7 @@ int checkpoint_read(const struct engine *g, const uint8_t *data, size_t size, si
                        "a stored checkpoint belongs to another text or model; the document is read again");
     out->has_logits = flags == HAS_LOGITS;
     memcpy(out->digest, digest, sizeof out->digest);
+    memcpy(out->witness, seen, sizeof out->witness);
     memcpy(out->kernels, kernels, CHECKPOINT_NAME_BYTES - 1);
     for (uint32_t i = 0; i < out->n_top; i++) {
         out->top[i].id = read_u32(&r);
@@ -216,6 +230,7 @@ int session_save_begin(struct session *s, struct session_save **out, struct err 
     v->blocks = calloc(whole + 1, sizeof *v->blocks);
     v->state = malloc(state_bytes ? state_bytes : 1);
     struct checkpoint checkpoint = {.has_logits = 0};
+    checkpoint_take_witness(&checkpoint, s);
     if (s->have_logits)
         checkpoint_take_logits(&checkpoint, s->last_logits, model_params(s->engine->model)->V);
     checkpoint_write(s->engine, &checkpoint, s->position, state_bytes, &v->header);

@@ -2,9 +2,10 @@
 /* restore.c - a stored timeline comes back, and proves that it is the one that was stored.
  *
  * The proof: the last tokens (up to 8, all of the last page) are computed again over what came back. Under
- * the writer's kernels every bit of their keys and values in every layer, of the page that they fill, and of
- * the last one's logits has to agree; under others they agree within rounding and the largest logits as well.
- * The store has verified the bytes against its checksums; here everything is checked again for meaning.
+ * the writer's kernels every bit of their keys and values in every layer, of what attention gave them, of the
+ * page that they fill, and of the last one's logits has to agree; under others keys, values and the largest
+ * logits agree within rounding. What no float of all that shows (the wrong byte of a token without weight) is
+ * the store's to find, which has verified every byte against its checksums.
  * Invariant: a session is empty again after a restore that failed.
  */
 #include "engine/session_internal.h"
@@ -97,6 +98,9 @@ static int judge(const struct proof *p, struct restore_report *report, struct er
     struct session *s = p->s;
     struct checkpoint now = {.has_logits = 0};
     int same = !memcmp(p->stored, p->again, p->r * p->row * sizeof *p->stored) && !s->proof_differs;
+    forward_keep_witness(s, p->first, p->r);
+    checkpoint_take_witness(&now, s);
+    same = same && !memcmp(now.witness, c->witness, sizeof now.witness);
     if (c->has_logits) {
         checkpoint_take_logits(&now, s->last_logits, model_params(s->engine->model)->V);
         same = same && !memcmp(now.digest, c->digest, sizeof now.digest);

@@ -13,12 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where computing again begins when all is in memory: the last token, when its page's raw rows are the tail,
- * else the page. */
+/* Where computing again begins when all is in memory: what a proof computes again, when the raw rows before
+ * it are in the tail, else the page. */
 static size_t near_start(const struct session *s, size_t position)
 {
     size_t page = (position - 1) / KV_PAGE;
-    return page == (s->position - 1) / KV_PAGE ? position - 1 : page * KV_PAGE;
+    return page == (s->position - 1) / KV_PAGE ? position - cache_replay(position) : page * KV_PAGE;
 }
 
 /* The ring holds what the page of position - 1 and a later save there need. */
@@ -50,6 +50,7 @@ static int rewind_near(struct session *s, size_t position, struct err *e)
     s->proving = 0;
     if (rc)
         return empty(s, rc);
+    forward_keep_witness(s, start, position - start);
     s->cache.cur = !s->cache.cur;
     s->position = position;
     return 0;

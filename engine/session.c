@@ -156,6 +156,7 @@ struct session_mark {
     size_t position;
     uint64_t tokens_hash;
     int have_logits;
+    uint64_t witness[CACHE_REPLAY];
     float *logits;
     uint8_t *state;
     size_t state_bytes;
@@ -171,6 +172,7 @@ int session_mark(struct session *s, struct session_mark **out, struct err *e)
     m->position = s->position;
     m->tokens_hash = XXH3_64bits(s->tokens, s->position * sizeof *s->tokens);
     m->have_logits = s->have_logits;
+    memcpy(m->witness, s->witness, sizeof m->witness);
     m->state_bytes = cache_state_bytes(&s->engine->layout, s->position, 0);
     m->state = malloc(m->state_bytes ? m->state_bytes : 1);
     m->logits = malloc(V * sizeof *m->logits);
@@ -197,6 +199,7 @@ int session_return(struct session *s, const struct session_mark *m, struct err *
         return rc;
     s->position = m->position;
     s->have_logits = m->have_logits;
+    memcpy(s->witness, m->witness, sizeof s->witness);
     memcpy(s->last_logits, m->logits, model_params(s->engine->model)->V * sizeof *m->logits);
     return 0;
 }

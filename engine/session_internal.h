@@ -61,8 +61,11 @@ struct session {
     double *mass_total; /* [mass_pages] */
     size_t mass_pages;
     struct kv_source source; /* of mapped blocks */
-    int proving;             /* the pass repeats a stored token: blocks are compared, not written */
-    int proof_differs;       /* a packed page came out with other bytes */
+    /* A hash over all layers of what attention gave each of the last tokens, at position % 8: the finest
+     * sign of a changed key or value, before later roundings can swallow it. _now: of the present chunk. */
+    uint64_t witness[CACHE_REPLAY], witness_now[CACHE_REPLAY];
+    int proving;       /* the pass repeats a stored token: blocks are compared, not written */
+    int proof_differs; /* a packed page came out with other bytes */
 };
 
 int workspace_init(struct workspace *w, const struct engine *g, struct err *e);
@@ -77,6 +80,9 @@ int forward_chunk(struct session *s, const uint32_t *ids, size_t T, const struct
 
 /* What follows after the layers: `cur` tail flips, mass is added up. */
 void forward_commit(struct session *s, size_t T);
+
+/* The part of it that concerns the last tokens' witnesses, for a chunk that began at `first`. */
+void forward_keep_witness(struct session *s, size_t first, size_t T);
 
 /* Empties the timeline, giving mapped blocks back. */
 int session_reset(struct session *s, struct err *e);
@@ -94,13 +100,17 @@ enum { CHECKPOINT_HEADER_BYTES = 384, CHECKPOINT_TOP = 32, CHECKPOINT_NAME_BYTES
 struct checkpoint {
     char kernels[CHECKPOINT_NAME_BYTES]; /* the writer's, ends with NUL */
     int has_logits;
-    uint8_t digest[16]; /* XXH3-128 of the last token's logits, f32 [V] */
-    uint32_t n_top;     /* min(CHECKPOINT_TOP, V) */
+    uint8_t witness[16]; /* XXH3-128 of the last cache_replay tokens' witnesses */
+    uint8_t digest[16];  /* XXH3-128 of the last token's logits, f32 [V] */
+    uint32_t n_top;      /* min(CHECKPOINT_TOP, V) */
     struct {
         uint32_t id;
         float logit;
     } top[CHECKPOINT_TOP]; /* the largest, descending, lower ids first among equals */
 };
+
+/* The digest of the session's witnesses at its position. */
+void checkpoint_take_witness(struct checkpoint *c, const struct session *s);
 
 /* Digest and largest ones of logits [V]. */
 void checkpoint_take_logits(struct checkpoint *c, const float *logits, size_t V);

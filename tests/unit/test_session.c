@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_session.c - timelines on tiny models: against the plain forward pass, and against themselves, bit for
- * bit, over every cut, thread count, save and restore, mark and return, cancel. */
+ * bit, over every cut, thread count, mark and return, cancel. Saves: test_session_save.c; rewinding:
+ * test_session_rewind.c; page formats: test_session_formats.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,82 +18,34 @@
 #include "engine/session.h"
 #include "kernels/kernels.h"
 #include "tests/support/naive_llama.h"
-#include "tests/support/temp.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/session_fixture.h"
 
-enum { N = 1100, S = 70, R = 130 };
+enum { N = 1100, S = LAB_SINK, R = LAB_RECENT };
 
-static char *folder, *model, *heads;
-static uint32_t ids[N];
+static struct lab lab;
 
 static int setup(void **state)
 {
     (void)state;
-    folder = temp_folder();
-    model = temp_path(folder, "tiny.gguf");
-    heads = temp_path(folder, ".");
-    struct tiny_model m = tiny_model_default();
-    if (tiny_model_write(&m, model))
-        return -1;
-    struct tiny_model q = m;
-    q.type = 3;
-    q.embed_type = 8;
-    char *quantised = temp_path(folder, "tiny-q4.gguf");
-    int rc = tiny_model_write(&q, quantised);
-    free(quantised);
-    temp_text(folder, "full_attention_heads.tsv", "0.9\t0.1\n0.4\t0.6\n0.2\t0.8\n");
-    temp_text(folder, "config.json", "{\"sink_size\": 70, \"recent_size\": 130}");
-    uint64_t x = 88172645463325252ull;
-    for (int i = 0; i < N; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        ids[i] = (uint32_t)(x % 250) + 3;
-    }
-    return rc;
+    lab_open(&lab);
+    return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
-    free(model);
-    free(heads);
-    temp_remove(folder);
+    lab_close(&lab);
     return 0;
 }
 
-static struct engine *open_engine(double sparsity, int kv_bits, int threads, const char *kernels,
-                                  int quantised)
+static struct engine *open_engine(double sparsity, int format, int threads, const char *kernels, int q4)
 {
-    struct err e = {0};
-    struct engine *g = NULL;
-    char *path = quantised ? temp_path(folder, "tiny-q4.gguf") : strdup(model);
-    struct engine_options o = {.model_path = path,
-                               .heads_path = heads,
-                               .sparsity = sparsity,
-                               .sink = -1,
-                               .recent = -1,
-                               .kv_format = kv_bits,
-                               .threads = threads,
-                               .kernels = kernels};
-    if (engine_open(&g, &o, &e))
-        fail_msg("%s", e.text);
-    free(path);
-    return g;
-}
-
-static struct session *open_session(const struct engine *g)
-{
-    struct err e = {0};
-    struct session *s = NULL;
-    if (session_create(&s, g, &e))
-        fail_msg("%s", e.text);
-    return s;
+    return lab_engine(&lab, sparsity, format, threads, kernels, q4);
 }
 
 static void append(struct session *s, size_t from, size_t to)
 {
-    struct err e = {0};
-    if (session_append(s, ids + from, to - from, NULL, &e))
-        fail_msg("%s", e.text);
+    lab_append(&lab, s, from, to, 0);
 }
 
 static float *copy_logits(const struct session *s, const struct engine *g)
@@ -122,14 +75,14 @@ static void against_naive(double sparsity, const char *kernels)
     enum { SHORT = 330 };
     struct err e = {0};
     struct engine *g = open_engine(sparsity, 16, 2, kernels, 0);
-    struct session *s = open_session(g);
+    struct session *s = lab_session(g);
     size_t V = engine_params(g)->V;
     struct collect c = {.rows = malloc(SHORT * V * sizeof(float)), .V = V};
     struct append_options o = {.logits = take_row, .arg = &c};
-    assert_int_equal(session_append(s, ids, SHORT, &o, &e), 0);
+    assert_int_equal(session_append(s, lab.ids, SHORT, &o, &e), 0);
     assert_int_equal(c.n, SHORT);
     double *want = malloc(SHORT * V * sizeof *want), worst = 0, size = 0;
-    assert_int_equal(naive_llama(model, engine_heads(g), S, R, ids, SHORT, want, V), 0);
+    assert_int_equal(naive_llama(lab.model, engine_heads(g), S, R, lab.ids, SHORT, want, V), 0);
     for (size_t i = 0; i < SHORT * V; i++) {
         double d = fabs(want[i] - (double)c.rows[i]);
         if (!(d <= 1e-2 * (1 + fabs(want[i]))))
@@ -160,7 +113,7 @@ static void test_equals_plain_pass_at_every_sparsity(void **state)
 /* What the whole text gives, for comparison. */
 static float *one_pass(const struct engine *g)
 {
-    struct session *s = open_session(g);
+    struct session *s = lab_session(g);
     append(s, 0, N);
     float *logits = copy_logits(s, g);
     session_free(s);
@@ -175,14 +128,14 @@ static void check_same(const float *want, const struct session *s, const struct 
 }
 
 /* `all`: every awkward cut; otherwise each third of them and one step. */
-static void cuts_with(double sparsity, int kv_bits, const char *kernels, int quantised, int all)
+static void cuts_with(double sparsity, int format, const char *kernels, int quantised, int all)
 {
     static const size_t cuts[] = {1,   2,     63,  64,  65,  S - 1, S,    S + 1, 127,  128,  R,
                                   199, S + R, 201, 511, 512, 513,   1023, 1024,  1025, N - 1};
-    struct engine *g = open_engine(sparsity, kv_bits, 2, kernels, quantised);
+    struct engine *g = open_engine(sparsity, format, 2, kernels, quantised);
     float *want = one_pass(g);
     for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i += all ? 1 : 3) {
-        struct session *s = open_session(g);
+        struct session *s = lab_session(g);
         append(s, 0, cuts[i]);
         append(s, cuts[i], N);
         check_same(want, s, g, kernels, cuts[i]);
@@ -192,7 +145,7 @@ static void cuts_with(double sparsity, int kv_bits, const char *kernels, int qua
                                                           : step == 7  ? 64
                                                           : step == 64 ? 100
                                                                        : 101) {
-        struct session *s = open_session(g);
+        struct session *s = lab_session(g);
         for (size_t at = 0; at < N; at += step)
             append(s, at, at + step < N ? at + step : N);
         check_same(want, s, g, "steps", step);
@@ -222,7 +175,7 @@ static void test_threads_change_no_bit(void **state)
     float *want = one_pass(one);
     for (int threads = 2; threads <= 5; threads++) {
         struct engine *g = open_engine(0.5, 8, threads, NULL, 1);
-        struct session *s = open_session(g);
+        struct session *s = lab_session(g);
         append(s, 0, N);
         check_same(want, s, g, "threads", (size_t)threads);
         session_free(s);
@@ -230,141 +183,6 @@ static void test_threads_change_no_bit(void **state)
     }
     free(want);
     engine_close(one);
-}
-
-/* A store in memory: what the sink puts the source gives back. */
-struct shelf {
-    struct {
-        enum kv_kind kind;
-        uint8_t key[KV_KEY_BYTES];
-        uint8_t *data;
-        size_t size;
-    } items[64];
-    size_t n, mapped;
-};
-
-static int shelf_put(void *arg, const struct kv_put *puts, size_t n, struct err *e)
-{
-    (void)e;
-    struct shelf *shelf = arg;
-    for (; n; n--, puts++) {
-        assert_true(shelf->n < 64);
-        size_t size = 0, at = 0;
-        for (int i = 0; i < puts->n; i++)
-            size += puts->parts[i].iov_len;
-        uint8_t *data = aligned_alloc(64, (size + 64) / 64 * 64);
-        for (int i = 0; i < puts->n; at += puts->parts[i++].iov_len)
-            memcpy(data + at, puts->parts[i].iov_base, puts->parts[i].iov_len);
-        shelf->items[shelf->n].kind = puts->kind;
-        memcpy(shelf->items[shelf->n].key, puts->key, KV_KEY_BYTES);
-        shelf->items[shelf->n].data = data;
-        shelf->items[shelf->n++].size = size;
-    }
-    return 0;
-}
-
-static int shelf_map(void *arg, enum kv_kind kind, const uint8_t *key, const uint8_t **data, size_t *size,
-                     void **handle, struct err *e)
-{
-    struct shelf *shelf = arg;
-    for (size_t i = 0; i < shelf->n; i++)
-        if (shelf->items[i].kind == kind && !memcmp(shelf->items[i].key, key, KV_KEY_BYTES)) {
-            *data = shelf->items[i].data;
-            *size = shelf->items[i].size;
-            *handle = shelf;
-            shelf->mapped++;
-            return 0;
-        }
-    return err_set(e, ERR_NOT_FOUND, "not on the shelf");
-}
-
-static void shelf_unmap(void *arg, void *handle)
-{
-    assert_ptr_equal(arg, handle);
-    ((struct shelf *)arg)->mapped--;
-}
-
-static void shelf_clear(struct shelf *shelf)
-{
-    assert_int_equal(shelf->mapped, 0);
-    for (size_t i = 0; i < shelf->n; i++)
-        free(shelf->items[i].data);
-    shelf->n = 0;
-}
-
-static void save_and_restore(double sparsity, int kv_bits, size_t cut)
-{
-    struct err e = {0};
-    struct shelf shelf = {.n = 0};
-    struct kv_sink sink = {.put = shelf_put, .arg = &shelf};
-    struct kv_source source = {.map = shelf_map, .unmap = shelf_unmap, .arg = &shelf};
-    struct engine *g = open_engine(sparsity, kv_bits, 2, NULL, 1);
-    float *want = one_pass(g);
-    struct session *s = open_session(g);
-    uint8_t key[KV_KEY_BYTES], named[KV_KEY_BYTES];
-    append(s, 0, cut);
-    assert_int_equal(session_save(s, &sink, key, &e), 0);
-    engine_chain_key(g, ids, cut, named);
-    assert_memory_equal(key, named, sizeof key);
-    float *at_cut = copy_logits(s, g);
-    session_free(s);
-    s = open_session(g);
-    struct restore_report report;
-    if (session_restore(s, &source, ids, cut, &report, &e))
-        fail_msg("restore at %zu: %s", cut, e.text);
-    assert_int_equal(report.proof, RESTORE_VERIFIED_BITS);
-    check_same(at_cut, s, g, "logits after a restore", cut);
-    append(s, cut, N);
-    check_same(want, s, g, "restored", cut);
-    session_free(s);
-    free(at_cut);
-    free(want);
-    engine_close(g);
-    shelf_clear(&shelf);
-}
-
-static void test_restore_changes_no_bit(void **state)
-{
-    (void)state;
-    static const size_t cuts[] = {1, 63, 64, 65, S + R, 512, 1000, 1023, 1024, 1025, 1087, 1088, 1089};
-    for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
-        save_and_restore(0.5, 8, cuts[i]);
-        save_and_restore(i % 2 ? 0.0 : 1.0, i % 3 ? 16 : 8, cuts[i]);
-    }
-}
-
-static void test_damage_is_a_miss(void **state)
-{
-    (void)state;
-    struct err e = {0};
-    struct shelf shelf = {.n = 0};
-    struct kv_sink sink = {.put = shelf_put, .arg = &shelf};
-    struct kv_source source = {.map = shelf_map, .unmap = shelf_unmap, .arg = &shelf};
-    struct engine *g = open_engine(0.5, 8, 1, NULL, 1);
-    struct session *s = open_session(g);
-    uint8_t key[KV_KEY_BYTES];
-    append(s, 0, 1100);
-    assert_int_equal(session_save(s, &sink, key, &e), 0);
-    session_free(s);
-    assert_int_equal(shelf.n, 2);
-    s = open_session(g);
-    for (size_t i = 0; i < 2; i++) { /* sizes, then a header byte, then many bits of content */
-        shelf.items[i].size -= 64;
-        assert_int_equal(session_restore(s, &source, ids, 1100, NULL, &e), ERR_FORMAT);
-        assert_int_equal(session_position(s), 0);
-        shelf.items[i].size += 64;
-    }
-    shelf.items[1].data[9] ^= 1;
-    assert_int_equal(session_restore(s, &source, ids, 1100, NULL, &e), ERR_FORMAT);
-    shelf.items[1].data[9] ^= 1;
-    for (size_t i = 64; i < shelf.items[1].size; i += 128) /* a store without checksums would let this pass */
-        shelf.items[1].data[i] ^= 0x10;
-    assert_int_equal(session_restore(s, &source, ids, 1100, NULL, &e), ERR_FORMAT);
-    assert_int_equal(session_restore(s, &source, ids, 1099, NULL, &e), ERR_NOT_FOUND);
-    append(s, 0, 70); /* and the session is usable */
-    session_free(s);
-    engine_close(g);
-    shelf_clear(&shelf);
 }
 
 static void test_mark_and_return(void **state)
@@ -375,7 +193,7 @@ static void test_mark_and_return(void **state)
     struct engine *g = open_engine(0.5, 8, 2, NULL, 1);
     float *want = one_pass(g);
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
-        struct session *s = open_session(g);
+        struct session *s = lab_session(g);
         struct session_mark *mark = NULL;
         append(s, 0, marks[i]);
         assert_int_equal(session_mark(s, &mark, &e), 0);
@@ -406,14 +224,14 @@ static void test_cancel_keeps_whole_chunks(void **state)
     struct err e = {0};
     struct engine *g = open_engine(0.5, 8, 2, NULL, 1);
     float *want = one_pass(g);
-    struct session *s = open_session(g);
+    struct session *s = lab_session(g);
     struct cancel cancel = {.requested = 0};
     struct progress progress = {.report = cancel_from_progress, .arg = &cancel};
     struct append_options o = {.progress = &progress, .cancel = &cancel};
-    assert_int_equal(session_append(s, ids, N, &o, &e), ERR_CANCELLED);
+    assert_int_equal(session_append(s, lab.ids, N, &o, &e), ERR_CANCELLED);
     size_t at = session_position(s);
     assert_true(at > 0 && at < N);
-    assert_int_equal(session_append(s, ids + at, N - at, &o, &e),
+    assert_int_equal(session_append(s, lab.ids + at, N - at, &o, &e),
                      ERR_CANCELLED); /* still set: nothing moves */
     assert_int_equal(session_position(s), at);
     append(s, at, N);
@@ -429,7 +247,7 @@ static void test_watch_sums_to_the_number_of_tokens(void **state)
     struct err e = {0};
     struct engine *g = open_engine(0.5, 8, 2, NULL, 1);
     float *want = one_pass(g);
-    struct session *s = open_session(g);
+    struct session *s = lab_session(g);
     append(s, 0, 1000);
     assert_int_equal(session_watch(s, 1, &e), 0);
     append(s, 1000, N);
@@ -451,7 +269,7 @@ static void test_wrong_tokens_are_refused(void **state)
     (void)state;
     struct err e = {0};
     struct engine *g = open_engine(0.5, 8, 1, NULL, 0);
-    struct session *s = open_session(g);
+    struct session *s = lab_session(g);
     uint32_t wrong = (uint32_t)engine_params(g)->V;
     assert_int_equal(session_append(s, &wrong, 1, NULL, &e), ERR_USAGE);
     assert_int_equal(session_position(s), 0);
@@ -466,8 +284,6 @@ int main(void)
         cmocka_unit_test(test_equals_plain_pass_at_every_sparsity),
         cmocka_unit_test(test_cuts_change_no_bit),
         cmocka_unit_test(test_threads_change_no_bit),
-        cmocka_unit_test(test_restore_changes_no_bit),
-        cmocka_unit_test(test_damage_is_a_miss),
         cmocka_unit_test(test_mark_and_return),
         cmocka_unit_test(test_cancel_keeps_whole_chunks),
         cmocka_unit_test(test_watch_sums_to_the_number_of_tokens),
