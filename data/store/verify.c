@@ -300,7 +300,8 @@ static int check_session(struct run *r, int64_t id, struct err *e)
                         " AND typeof(model_path)='text' AND typeof(model_hash)='blob'"
                         " AND length(model_hash)=16 AND typeof(options)='text'"
                         " AND (chain IS NULL OR (typeof(chain)='blob' AND length(chain)=16))"
-                        " AND typeof(tokens)='integer' AND tokens>=0) FROM sessions WHERE id=?1",
+                        " AND typeof(tokens)='integer' AND tokens>=0 AND seal IS " SEAL_OF_SESSION
+                        ") FROM sessions WHERE id=?1",
                         SQL_ARGS(sql_int(id)), e);
     if (rc == ERR_NOT_FOUND) /* just deleted */
         return 0;
@@ -311,9 +312,18 @@ static int check_session(struct run *r, int64_t id, struct err *e)
     if (!rc)
         rc = check_order(r, id, "turns", turns, e);
     if (!rc)
+        rc = sql_number(
+            r->s, &wrong,
+            "SELECT count(*) FROM session_documents WHERE session=?1 AND seal IS NOT " SEAL_OF_LINK,
+            SQL_ARGS(sql_int(id)), e);
+    if (!rc && wrong)
+        problem(r, "session %lld: %lld rows that name its documents are damaged", (long long)id,
+                (long long)wrong);
+    if (!rc)
         rc = sql_number(r->s, &wrong,
                         "SELECT count(*) FROM turns WHERE session=?1 AND NOT (typeof(question)='text'"
-                        " AND typeof(answer)='text' AND typeof(json)='text' AND typeof(time)='integer')",
+                        " AND typeof(answer)='text' AND typeof(json)='text' AND typeof(time)='integer'"
+                        " AND seal IS " SEAL_OF_TURN ")",
                         SQL_ARGS(sql_int(id)), e);
     if (!rc && wrong)
         problem(r, "session %lld: %lld of its turns are damaged", (long long)id, (long long)wrong);
@@ -357,7 +367,8 @@ static int check_document(struct run *r, int64_t id, struct err *e)
         "SELECT NOT (typeof(path)='text' AND typeof(title)='text' AND typeof(kind)='text'"
         " AND typeof(size)='integer' AND size>=0 AND typeof(mtime_ns)='integer' AND typeof(hash)='blob'"
         " AND length(hash)=16 AND typeof(pages)='integer' AND pages BETWEEN 0 AND 2147483647"
-        " AND typeof(token_count)='integer' AND token_count>=0) FROM documents WHERE id=?1",
+        " AND typeof(token_count)='integer' AND token_count>=0 AND seal IS " SEAL_OF_DOCUMENT
+        ") FROM documents WHERE id=?1",
         SQL_ARGS(sql_int(id)), e);
     if (rc == ERR_NOT_FOUND)
         return 0;

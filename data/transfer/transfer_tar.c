@@ -133,6 +133,7 @@ int tar_writer_finish(struct tar_writer *w, uint64_t *bytes, struct err *e)
     if (archive_write_close(w->archive))
         return tar_fail(w->archive, &w->care, w->failed, 0, e);
     *bytes = w->done;
+    progress_report(w->care.progress, w->care.what, w->done, w->care.total);
     return 0;
 }
 
