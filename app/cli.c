@@ -248,6 +248,22 @@ static int set_option(struct parse *p, const struct cli_option *o, const char *v
     return err_set(e, ERR_USAGE, "--%s is not handled", o->name);
 }
 
+int cli_set(struct config *c, const char *name, const char *value, struct err *e)
+{
+    size_t n, known = 0;
+    const struct cli_option *o = cli_options(&n);
+    const char *words[OPTIONS_MAX];
+    struct parse p = {.c = c};
+    for (size_t i = 0; i < n; i++) {
+        if (o[i].kept && strcmp(o[i].name, name) == 0)
+            return set_option(&p, &o[i], value, e);
+        if (o[i].kept)
+            words[known++] = o[i].name;
+    }
+    return not_known("there is no setting", name, (struct cli_words){words, known},
+                     "lectern --man lists them under FILES", e);
+}
+
 /* argv[at] is "--name", "--name=value", "-l", "-lvalue" or "-l value". */
 static int take_option(struct parse *p, struct err *e)
 {

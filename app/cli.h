@@ -21,6 +21,7 @@ enum cli_id {
     CLI_ADD,
     CLI_ASK,
     CLI_SESSIONS,
+    CLI_STORE,
     CLI_MODELS,
     CLI_HEADS,
     CLI_DOCTOR,
@@ -77,6 +78,7 @@ struct cli_option {
     int above;                  /* lo is excluded */
     const char *const *choices; /* NULL-terminated, or NULL; also what a completion offers */
     enum cli_complete complete;
+    int kept; /* may stand in the settings file */
     const char *help;
 };
 
@@ -114,6 +116,10 @@ const struct cli_command *cli_command(const char *name);
  * checked. */
 int cli_parse(int argc, char *const *argv, struct config *c, const struct cli_command **command,
               struct err *e);
+
+/* Sets the option of that name, if it is one that may be kept in the settings file. ERR_USAGE as cli_parse.
+ */
+int cli_set(struct config *c, const char *name, const char *value, struct err *e);
 
 /* The word nearest to `word`, or NULL when none is near. */
 struct cli_words {

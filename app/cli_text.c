@@ -48,6 +48,16 @@ static void option_name(struct buf *out, const struct cli_option *o)
     buf_printf(out, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
 }
 
+/* "(verify, gc) " when only these subcommands take the option. */
+static void option_subs(struct buf *out, const struct cli_command *command, const struct cli_option *o)
+{
+    size_t named = 0;
+    for (size_t i = 0; i < command->n_subs; i++)
+        if (command->subs[i].groups & o->group)
+            buf_printf(out, "%s%s", named++ ? ", " : "(", command->subs[i].name);
+    buf_puts(out, named ? ") " : "");
+}
+
 static void help_options(struct buf *out, const struct cli_command *command)
 {
     size_t n;
@@ -56,11 +66,14 @@ static void help_options(struct buf *out, const struct cli_command *command)
     for (size_t i = 0; i < n; i++) {
         if (!cli_takes(command, &o[i]))
             continue;
-        struct buf name = {0};
+        struct buf name = {0}, text = {0};
         option_name(&name, &o[i]);
-        entry(out, name.data ? name.data : o[i].name, o[i].help);
-        out->failed |= name.failed;
+        option_subs(&text, command, &o[i]);
+        buf_puts(&text, o[i].help);
+        entry(out, name.data ? name.data : o[i].name, text.data ? text.data : o[i].help);
+        out->failed |= name.failed | text.failed;
         buf_free(&name);
+        buf_free(&text);
     }
 }
 
@@ -208,6 +221,24 @@ static void man_options(struct buf *out)
     }
 }
 
+static void man_files(struct buf *out)
+{
+    size_t n, named = 0;
+    const struct cli_option *o = cli_options(&n);
+    struct buf text = {0};
+    buf_puts(&text,
+             "Settings, one a line as NAME = VALUE; # begins a comment. The options that may stand there:");
+    for (size_t i = 0; i < n; i++)
+        if (o[i].kept)
+            buf_printf(&text, "%s %s", named++ ? "," : "", o[i].name);
+    buf_puts(&text, ". The command line comes before them.");
+    buf_puts(out, ".SH FILES\n");
+    man_tag(out, "~/.config/lectern/" CONFIG_FILE, text.data ? text.data : "Settings.");
+    man_tag(out, "~/.local/share/lectern", "Sessions: texts, turns and what was read.");
+    out->failed |= text.failed;
+    buf_free(&text);
+}
+
 static void man_keys(struct buf *out, const char *keys)
 {
     if (!keys[0])
@@ -253,15 +284,19 @@ void cli_man(struct buf *out, const char *keys)
     man_tag(out, "0", "Done.");
     man_tag(out, "1", "Failed, or stopped by the person; a line on the standard error says why.");
     man_tag(out, "2", "The command line was not understood.");
+    man_files(out);
     buf_puts(out, ".SH ENVIRONMENT\n");
     man_tag(out, "XDG_DATA_HOME", "Sessions and readings are in lectern below it (~/.local/share).");
     man_tag(out, "XDG_CACHE_HOME", "Models are in lectern/models below it (~/.cache).");
+    man_tag(out, "XDG_CONFIG_HOME", "Settings are in lectern/config below it (~/.config).");
     man_tag(out, "NO_COLOR", "When not empty: no colours.");
     buf_puts(out, ".SH EXAMPLES\n");
     man_tag(out, "lectern book.pdf", "Open a book in the reading room.");
     man_tag(out, "lectern ask -s book book.pdf \"Who is the narrator?\"",
             "Read it, and answer one question.");
     man_tag(out, "lectern ask -s book \"Where was she born?\"", "Another question, without reading again.");
+    man_tag(out, "lectern store gc --budget 50G",
+            "Keep the readings within 50 GB; texts and conversations stay.");
 }
 
 /* ---- completion ---- */

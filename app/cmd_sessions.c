@@ -25,12 +25,12 @@ static json_t *session_json(const struct store_session *s)
 {
     char hash[65];
     output_hex(s->model_hash, sizeof s->model_hash, hash);
-    return json_pack("{s:I, s:o?, s:I, s:I, s:o?, s:s, s:o?, s:I, s:I, s:I, s:I, s:I}", "id",
+    return json_pack("{s:I, s:o, s:I, s:I, s:o, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "id",
                      (json_int_t)s->id, "name", column_json(s->name), "created", (json_int_t)s->created,
                      "opened", (json_int_t)s->opened, "model", column_json(s->model_path), "model_hash", hash,
                      "options", kept_json(s->options), "tokens", (json_int_t)s->tokens, "documents",
                      (json_int_t)s->documents, "pages", (json_int_t)s->pages, "turns", (json_int_t)s->turns,
-                     "kv_bytes", (json_int_t)s->kv_bytes);
+                     "kv_bytes", (json_int_t)s->kv_bytes, "pinned", s->pinned, "damaged", s->damaged);
 }
 
 /* ---- list ---- */
@@ -46,28 +46,42 @@ static int list_json(const struct store_session_list *list, struct err *e)
     return output_json(all, e);
 }
 
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 static int list_text(const struct store_session_list *list, struct err *e)
 {
     size_t width = 7;
+    int pins = 0;
     struct buf out = {0};
     for (size_t i = 0; i < list->n; i++) {
-        size_t w = filter_width(list->items[i].name, strlen(list->items[i].name));
-        width = w > width ? w : width;
+        width = column_width(width, list->items[i].name ? list->items[i].name : "", SIZE_MAX);
+        pins |= list->items[i].pinned;
     }
     if (list->n) {
         column_text(&out, "SESSION", width, 0);
-        buf_puts(&out, "  DOCS   PAGES      TOKENS         KV  TURNS  OPENED\n");
+        buf_puts(&out, "  DOCS   PAGES      TOKENS         KV  TURNS  OPENED");
+        buf_puts(&out, pins ? "        PINNED\n" : "\n");
     }
     for (size_t i = 0; i < list->n; i++) {
         const struct store_session *s = &list->items[i];
         column_text(&out, s->name, width, 0);
+        if (s->damaged) {
+            buf_puts(&out, "  damaged; `lectern store verify` says more, or delete it\n");
+            continue;
+        }
         column_number(&out, human_count, s->documents, 6);
         column_number(&out, human_count, s->pages, 8);
         column_number(&out, human_count, s->tokens, 12);
         column_number(&out, human_bytes, s->kv_bytes, 11);
         column_number(&out, human_count, s->turns, 7);
         buf_puts(&out, "  ");
+        size_t at = out.len;
         human_when(&out, s->opened, clock_unix());
+        if (s->pinned)
+            buf_printf(&out, "%*spinned", (int)(14 - smaller(out.len - at, 12)), "");
         buf_putc(&out, '\n');
     }
     return columns_put(&out, e);
@@ -103,7 +117,7 @@ static int show_json(const struct shown *v, struct err *e)
         output_hex(d->hash, sizeof d->hash, hash);
         bad |= json_array_append_new(
             documents,
-            json_pack("{s:i, s:o?, s:o?, s:o?, s:I, s:I, s:s, s:I, s:I, s:I, s:I}", "ordinal", d->ordinal,
+            json_pack("{s:i, s:o, s:o, s:o, s:I, s:I, s:s, s:I, s:I, s:I, s:I}", "ordinal", d->ordinal,
                       "path", column_json(d->path), "title", column_json(d->title), "kind",
                       column_json(d->kind), "size", (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns,
                       "hash", hash, "pages", (json_int_t)d->pages, "token_start", (json_int_t)d->token_start,
@@ -112,10 +126,10 @@ static int show_json(const struct shown *v, struct err *e)
     }
     for (size_t i = 0; i < v->turns.n; i++) {
         const struct store_turn *t = &v->turns.items[i];
-        bad |= json_array_append_new(turns, json_pack("{s:i, s:I, s:o?, s:o?, s:o?}", "ordinal", t->ordinal,
-                                                      "time", (json_int_t)t->time, "question",
-                                                      column_json(t->question), "answer",
-                                                      column_json(t->answer), "details", kept_json(t->json)));
+        bad |= json_array_append_new(
+            turns, json_pack("{s:i, s:I, s:o, s:o, s:o, s:b}", "ordinal", t->ordinal, "time",
+                             (json_int_t)t->time, "question", column_json(t->question), "answer",
+                             column_json(t->answer), "details", kept_json(t->json), "damaged", t->damaged));
     }
     bad |= !o || json_object_set(o, "documents", documents) || json_object_set(o, "turns", turns);
     json_decref(documents);
@@ -143,7 +157,7 @@ static void show_head(const struct store_session *s, struct buf *out)
     human_count(out, s->tokens);
     buf_puts(out, " tokens read, ");
     human_bytes(out, s->kv_bytes);
-    buf_puts(out, " of memory kept\n");
+    buf_puts(out, s->pinned ? " of memory kept, pinned\n" : " of memory kept\n");
 }
 
 static int show_text(const struct shown *v, struct err *e)
@@ -178,6 +192,8 @@ static int show_text(const struct shown *v, struct err *e)
         buf_puts(&out, t->question);
         buf_puts(&out, "\nA: ");
         buf_puts(&out, t->answer);
+        if (t->damaged)
+            buf_puts(&out, "\n(damaged: this is not what was written)");
         buf_putc(&out, '\n');
     }
     return columns_put(&out, e);
@@ -205,8 +221,8 @@ static int show_session(const struct config *c, struct store *store, struct err 
 static int say(const struct config *c, const char *key, const char *verb, int64_t id, struct err *e)
 {
     if (c->json)
-        return output_json(json_pack("{s:I, s:o?, s:o?}", "id", (json_int_t)id, "name",
-                                     column_json(c->args[1]), key, column_json(c->args[0])),
+        return output_json(json_pack("{s:I, s:o, s:o}", "id", (json_int_t)id, "name", column_json(c->args[1]),
+                                     key, column_json(c->args[0])),
                            e);
     output_notice(c, "‘%s’ %s ‘%s’", c->args[0], verb, c->args[1]);
     return 0;
@@ -238,24 +254,38 @@ static int fork_session(const struct config *c, struct store *store, struct err 
 }
 
 /* A yes on the terminal; everything else is no. */
-static int person_agrees(const struct store_session *s)
+static int person_agrees(const char *wanted, const struct store_session *s)
 {
     struct buf name = {0};
     char answer[16];
-    filter_text(&name, s->name, strlen(s->name), 1);
-    fprintf(stderr, "Delete session ‘%s’ with %" PRIu64 " documents and %" PRIu64 " turns? [y/N] ",
-            name.data ? name.data : "", s->documents, s->turns);
+    filter_text(&name, wanted, strlen(wanted), 1);
+    const char *shown = name.data ? name.data : "";
+    if (s->damaged)
+        fprintf(stderr, "Delete session ‘%s’, which is damaged? [y/N] ", shown);
+    else
+        fprintf(stderr, "Delete session ‘%s’ with %" PRIu64 " documents and %" PRIu64 " turns? [y/N] ", shown,
+                s->documents, s->turns);
     buf_free(&name);
     return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+/* A row that is damaged can be deleted, too; then only its id is known. */
+static int find_for_delete(struct store *store, const char *name, struct store_session *out, struct err *e)
+{
+    int rc = store_session_get(store, name, out, e);
+    if (rc != ERR_FORMAT)
+        return rc;
+    *out = (struct store_session){.damaged = 1};
+    return store_session_find(store, name, &out->id, e);
 }
 
 static int delete_one(const struct config *c, struct store *store, const char *name, struct err *e)
 {
     struct store_session s = {0};
-    int rc = store_session_get(store, name, &s, e);
+    int rc = find_for_delete(store, name, &s, e);
     if (!rc && !c->yes && !isatty(STDIN_FILENO))
         rc = err_set(e, ERR_USAGE, "nobody can be asked here whether to delete ‘%s’; give --yes", name);
-    else if (!rc && !c->yes && !person_agrees(&s))
+    else if (!rc && !c->yes && !person_agrees(name, &s))
         rc = err_set(e, ERR_CANCELLED, "‘%s’ was kept", name);
     if (!rc)
         rc = store_session_delete(store, s.id, e);

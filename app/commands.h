@@ -11,6 +11,7 @@ int cmd_read(const struct config *c, struct err *e); /* the reading room */
 int cmd_add(const struct config *c, struct err *e);
 int cmd_ask(const struct config *c, struct err *e);
 int cmd_sessions(const struct config *c, struct err *e);
+int cmd_store(const struct config *c, struct err *e);
 int cmd_models(const struct config *c, struct err *e);
 int cmd_heads(const struct config *c, struct err *e);
 int cmd_doctor(const struct config *c, struct err *e);

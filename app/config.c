@@ -82,6 +82,27 @@ static char *find_worker(const char *program)
     return path_join(program, "lectern-ingest");
 }
 
+/* What the command line left open, from the settings file. */
+static int take_settings(struct config *c, struct err *e)
+{
+    struct config kept;
+    config_init(&kept);
+    char *folder = path_xdg("XDG_CONFIG_HOME", ".config");
+    char *path = folder ? path_join(folder, CONFIG_FILE) : NULL;
+    int rc = path ? config_file_read(path, &kept, e) : 0; /* without a home there is no such file */
+    if (folder && !path)
+        rc = err_memory(e, "paths");
+    free(path);
+    free(folder);
+    if (rc)
+        return rc;
+    if (c->budget == CONFIG_NOT_GIVEN)
+        c->budget = kept.budget;
+    if (c->leave_free == CONFIG_NOT_GIVEN)
+        c->leave_free = kept.leave_free == CONFIG_NOT_GIVEN ? 0 : kept.leave_free;
+    return 0;
+}
+
 int config_resolve(struct config *c, struct err *e)
 {
     char *program = program_folder();
@@ -96,7 +117,7 @@ int config_resolve(struct config *c, struct err *e)
         return err_set(e, ERR_NOT_FOUND, "HOME is not set; set it, or XDG_DATA_HOME and XDG_CACHE_HOME");
     if (!c->shipped || !c->worker)
         return err_memory(e, "paths");
-    return 0;
+    return take_settings(c, e);
 }
 
 void config_fini(struct config *c)

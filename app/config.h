@@ -14,6 +14,7 @@
 
 #define DEFAULT_MODEL_FILE "SmolLM2-135M-Instruct.Q4_1.gguf"
 #define CONFIG_NOT_GIVEN UINT64_MAX
+#define CONFIG_FILE "config"
 
 struct config {
     /* What to do. */
@@ -43,7 +44,7 @@ struct config {
     const char *tokens, *out; /* files of `logits`, NULL: not given */
     int json, long_context, quiet, no_color, special, yes;
     uint64_t budget;     /* bytes that readings may take, CONFIG_NOT_GIVEN: no limit */
-    uint64_t leave_free; /* bytes of the disk, CONFIG_NOT_GIVEN until config_resolve */
+    uint64_t leave_free; /* bytes of the disk to leave to others; NOT_GIVEN becomes 0 in config_resolve */
     int repair, without_kv, changed;
     int count; /* tokens of a bench, 0: not given */
 
@@ -56,8 +57,12 @@ struct config {
 
 void config_init(struct config *c);
 
-/* Fills the paths. ERR_NOT_FOUND when neither HOME nor what replaces it is set. */
+/* Fills the paths, and from the settings file (CONFIG_FILE below XDG_CONFIG_HOME/lectern) what the command
+ * line left open. ERR_NOT_FOUND when neither HOME nor what replaces it is set. */
 int config_resolve(struct config *c, struct err *e);
+
+/* Sets in `kept` what the file says; a missing file is an empty one. Errors name the line. */
+int config_file_read(const char *path, struct config *kept, struct err *e);
 
 void config_fini(struct config *c); /* legal on an initialised config in any state */
 

@@ -48,10 +48,13 @@ static int cmd_help(const struct config *c, struct err *e)
 static int run(struct config *c, const struct cli_command *command, struct err *e)
 {
     static int (*const commands[CLI_COMMANDS])(const struct config *, struct err *) = {
-        [CLI_READ] = cmd_read,         [CLI_ADD] = cmd_add,           [CLI_ASK] = cmd_ask,
-        [CLI_SESSIONS] = cmd_sessions, [CLI_MODELS] = cmd_models,     [CLI_HEADS] = cmd_heads,
-        [CLI_DOCTOR] = cmd_doctor,     [CLI_TOKENIZE] = cmd_tokenize, [CLI_DETOKENIZE] = cmd_detokenize,
-        [CLI_LOGITS] = cmd_logits,     [CLI_EVAL] = cmd_eval,         [CLI_HELP] = cmd_help,
+        [CLI_READ] = cmd_read,         [CLI_ADD] = cmd_add,
+        [CLI_ASK] = cmd_ask,           [CLI_SESSIONS] = cmd_sessions,
+        [CLI_STORE] = cmd_store,       [CLI_MODELS] = cmd_models,
+        [CLI_HEADS] = cmd_heads,       [CLI_DOCTOR] = cmd_doctor,
+        [CLI_TOKENIZE] = cmd_tokenize, [CLI_DETOKENIZE] = cmd_detokenize,
+        [CLI_LOGITS] = cmd_logits,     [CLI_EVAL] = cmd_eval,
+        [CLI_HELP] = cmd_help,
     };
     if (c->help)
         return put_help(command, e);

@@ -39,7 +39,7 @@ json() { python3 -c 'import json,sys; v=json.load(open("out")); sys.exit(0 if ev
 
 # ---- texts ----
 run 0 --version && check version same "lectern 0.1.0"
-commands=(add ask sessions models heads doctor tokenize detokenize logits eval help)
+commands=(add ask sessions store models heads doctor tokenize detokenize logits eval help)
 for c in "${commands[@]}"; do
     run 0 "$c" --help && { cp out help1; check "$c --help" test -s out -a ! -s err; }
     run 0 help "$c" && check "help $c equals $c --help" cmp -s out help1
@@ -83,6 +83,8 @@ refuse 2 '--temp wants a number from 0 to 100, not ‘hot’' ask --temp hot q
 refuse 2 '--kv wants raw, kv8, k8v4, kv4, k4v2 or kv3, not ‘5’' ask --kv 5 q
 refuse 2 '--temp means nothing to ‘lectern doctor’; see lectern help doctor' doctor --temp 1
 refuse 2 'lectern sessions has no ‘lst’; did you mean ‘list’?' sessions lst
+refuse 2 '--budget wants a size such as 50G, 1.5T, 800MiB or 0, not ‘many’' store gc --budget many
+refuse 2 '--repair means nothing to ‘lectern store gc’; see lectern help store' store gc --repair
 refuse 2 'lectern logits wants --tokens FILE and --out FILE' logits
 refuse 2 'lectern add wants PATH...' add
 refuse 2 'lectern eval wants a further word: there is perplexity' eval
@@ -116,6 +118,15 @@ run 0 sessions && check "no sessions" test ! -s out
 run 0 sessions --json && check "no sessions, as JSON" json 'v == []'
 run 1 sessions show nobody && check "an unknown session is named" grep -q nobody err
 run 1 doctor --json && check "doctor without a model has a problem" json 'v["problems"] >= 1 and v["model"]["file"] is None'
+run 0 store --json && check "an empty store" json 'v["spans"] == 0 and v["sessions"] == [] and v["chains"] == [] and v["budget"] is None'
+run 0 store verify && check "an empty store is sound" grep -q '^sound: 0 spans' out
+refuse 1 'there is no session ‘nobody’; `lectern sessions` lists them' store strip nobody
+mkdir -p settings/lectern
+printf '# room\nbudget = 2.5G\n' >settings/lectern/config
+XDG_CONFIG_HOME=$work/settings run 0 store --json && check "the settings file is read" json 'v["budget"] == 2500000000'
+XDG_CONFIG_HOME=$work/settings run 0 store --budget 1K --json && check "the command line comes before it" json 'v["budget"] == 1000'
+printf 'budget = 2.5G\nleave_free = 1G\n' >settings/lectern/config
+XDG_CONFIG_HOME=$work/settings run 1 store && check "a wrong setting names its line" grep -q 'config, line 2: there is no setting ‘leave_free’; did you mean ‘leave-free’?' err
 mode=$(stat -c %a "$XDG_DATA_HOME/lectern")
 check "the data folder is the user's alone ($mode)" test "$mode" = 700
 unset XDG_CACHE_HOME
@@ -177,6 +188,18 @@ with_model() {
         check "add makes a session" json 'len(v) == 1 and v[0]["name"] == "my note" and v[0]["documents"] == 1 and v[0]["tokens"] > 5'
     run 0 sessions rename 'my note' ferry && run 0 sessions fork ferry second && run 0 sessions show second --json &&
         check "a fork has the documents" json 'v["documents"][0]["path"].endswith("note.txt")'
+    run 0 store stats second --json && check "stats of a fork" json 'v["kv_bytes"] > 0 and v["documents"][0]["tokens"] > 5'
+    run 0 store && check "the stats name sessions and chains" test "$(grep -c -e '^  SESSION ' -e '^  CHAIN ' -e '^  second ' -e '^  ferry ' out)" -eq 4
+    run 0 store pin second && run 0 sessions && check "pins are shown" grep -q '^second .*pinned$' out
+    run 0 store gc --budget 0 --json && check "a pin holds" json 'v["bytes_after"] > 0 and v["kept_because_pinned"] == v["bytes_after"] and not v["met"]'
+    run 0 store unpin second
+    run 0 store export second second.lectern --json && check "export" json 'v["documents"] == 1 and v["spans"] > 0'
+    run 0 store import second.lectern third --data-dir "$work/elsewhere" --json && check "import elsewhere" json 'v["new_spans"] == v["spans"] > 0'
+    run 0 ask -s third --data-dir "$work/elsewhere" --json 'When does the ferry leave?' --max-tokens 8 && check "which reads nothing" json 'v["usage"]["prefilled"] == 0 and v["usage"]["restored"] > 5 and v["usage"]["proof"] == "verified"'
+    run 0 store strip second && run 0 sessions show second --json && check "stripped: the text stays" json 'v["tokens"] == 0 and len(v["documents"]) == 1'
+    run 0 store gc --budget 0 --json && check "gc without pins" json 'v["bytes_after"] == 0 and v["dropped_spans"] > 0 and v["met"]'
+    run 0 store verify --json && check "and all is sound" json 'v["problems"] == 0 and v["lines"] == [] and v["spans"] == 0'
+    run 0 ask -s ferry --json 'When does the ferry leave?' --max-tokens 8 && check "which is then read again" json 'v["usage"]["restored"] == 0 and v["usage"]["prefilled"] > 5'
     refuse 2 'nobody can be asked here whether to delete ‘ferry’; give --yes' sessions delete ferry
     run 0 sessions delete ferry second --yes && run 0 sessions --json && check "deleted" json 'v == []'
 }

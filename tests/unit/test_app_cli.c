@@ -15,6 +15,7 @@
 #include "app/cli.h"
 #include "app/config.h"
 #include "kernels/kv_page.h"
+#include "engine/base/file.h"
 
 struct parsed {
     struct config c;
@@ -236,6 +237,66 @@ static void formats_of_keys_and_values(void **state)
     refused("ask|--kv|84|q", "--kv wants raw, kv8");
 }
 
+static void sizes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } good[] = {{"0", 0},
+                {"1048576", 1048576},
+                {"7B", 7},
+                {"50G", 50000000000},
+                {"50GB", 50000000000},
+                {"1.5T", 1500000000000},
+                {"2k", 2000},
+                {"2Ki", 2048},
+                {"0.5MiB", 524288},
+                {"12.25K", 12250},
+                {"3GiB", 3221225472}};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        char line[80];
+        struct parsed p;
+        snprintf(line, sizeof line, "store|gc|--budget|%s|--leave-free=%s", good[i].text, good[i].text);
+        parse(&p, line);
+        if (p.rc || p.c.budget != good[i].bytes || p.c.leave_free != good[i].bytes)
+            fail_msg("%s: %d, %llu bytes", good[i].text, p.rc, (unsigned long long)p.c.budget);
+        config_fini(&p.c);
+    }
+    static const char *const bad[] = {
+        "",    "G",   "-1",  "+1",  " 1",   "1 G", "1.",  ".5G",  "1.5",      "1.5B",
+        "50X", "5GG", "5Gb", "5iB", "0x10", "1e9", "nan", "1,5G", "9999999T", "99999999999999999999"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char line[80];
+        snprintf(line, sizeof line, "store|gc|--budget|%s", bad[i]);
+        refused(line, "--budget wants a size such as 50G, 1.5T, 800MiB or 0, not");
+    }
+}
+
+static void options_of_one_subcommand(void **state)
+{
+    (void)state;
+    refused("store|gc|--repair", "--repair means nothing to ‘lectern store gc’; see lectern help store");
+    refused("store|pin|s|--budget|1G", "--budget means nothing to ‘lectern store pin’");
+    refused("store|verify|--without-kv", "--without-kv means nothing");
+    refused("sessions|--budget|1G", "--budget means nothing to ‘lectern sessions’");
+    refused("store|export|s", "lectern store export wants SESSION FILE");
+    refused("store|import|a|b|c", "and got 3 words");
+    refused("store|verfy", "did you mean ‘verify’?");
+    PARSE(p, "store|import|--json|a.lectern|new name|--without-kv");
+    assert_int_equal(p.rc, 0);
+    assert_int_equal(p.command->id, CLI_STORE);
+    assert_string_equal(p.c.sub, "import");
+    assert_true(p.c.json && p.c.without_kv && p.c.n_args == 2);
+    config_fini(&p.c);
+    char more[] = "store";
+    parse(&p, more);
+    assert_int_equal(p.rc, 0);
+    assert_string_equal(p.c.sub, "stats");
+    assert_true(p.c.budget == CONFIG_NOT_GIVEN && p.c.leave_free == CONFIG_NOT_GIVEN);
+    config_fini(&p.c);
+}
+
 static void asking_for_text_checks_nothing_else(void **state)
 {
     (void)state;
@@ -435,6 +496,69 @@ static void paths_follow_the_environment(void **state)
     config_fini(&c);
 }
 
+/* The settings file: `text` in XDG_CONFIG_HOME, and what a command line makes of it. */
+static int resolved(const char *text, struct config *c, struct err *e)
+{
+    char folder[] = "/tmp/lectern-cli-XXXXXX", path[200];
+    assert_non_null(mkdtemp(folder));
+    setenv("XDG_CONFIG_HOME", folder, 1);
+    snprintf(path, sizeof path, "%s/lectern", folder);
+    assert_int_equal(dir_make(path, e), 0);
+    snprintf(path, sizeof path, "%s/lectern/config", folder);
+    assert_int_equal(file_write(path, text, strlen(text), e), 0);
+    int rc = config_resolve(c, e);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/lectern", folder);
+    rmdir(path);
+    rmdir(folder);
+    unsetenv("XDG_CONFIG_HOME");
+    return rc;
+}
+
+static void settings_come_after_the_command_line(void **state)
+{
+    (void)state;
+    static const char text[] = "# kept small\n\n  budget =\t50G  # of readings\r\nleave-free=1GiB\n";
+    struct err e;
+    struct config c;
+    config_init(&c);
+    assert_int_equal(resolved(text, &c, &e), 0);
+    assert_true(c.budget == 50000000000 && c.leave_free == 1 << 30);
+    config_fini(&c);
+    config_init(&c);
+    c.budget = 7;
+    assert_int_equal(resolved(text, &c, &e), 0);
+    assert_true(c.budget == 7 && c.leave_free == 1 << 30);
+    config_fini(&c);
+    config_init(&c);
+    assert_int_equal(resolved("", &c, &e), 0);
+    assert_true(c.budget == CONFIG_NOT_GIVEN && c.leave_free == 0);
+    config_fini(&c);
+}
+
+static void bad_settings_name_their_line(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"budget = 50G\nbudget 50G\n",
+         "config, line 2: ‘budget 50G’ is no setting; a line reads NAME = VALUE"},
+        {"bugdet = 50G", "line 1: there is no setting ‘bugdet’; did you mean ‘budget’?"},
+        {"json = 1", "there is no setting ‘json’; lectern --man lists them under FILES"},
+        {"\n\nleave-free = much", "line 3: --leave-free wants a size"},
+        {"budget =", "--budget wants a size"},
+        {"= 5", "there is no setting ‘’"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct err e;
+        struct config c;
+        config_init(&c);
+        assert_int_equal(resolved(bad[i][0], &c, &e), ERR_FORMAT);
+        if (!strstr(e.text, bad[i][1]))
+            fail_msg("‘%s’, expected ‘%s’", e.text, bad[i][1]);
+        config_fini(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -449,6 +573,8 @@ int main(void)
         cmocka_unit_test(counts_of_words),
         cmocka_unit_test(options_that_mean_nothing_there),
         cmocka_unit_test(formats_of_keys_and_values),
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(options_of_one_subcommand),
         cmocka_unit_test(asking_for_text_checks_nothing_else),
         cmocka_unit_test(subcommands_and_their_default),
         cmocka_unit_test(a_file_is_a_path),
@@ -457,6 +583,8 @@ int main(void)
         cmocka_unit_test(manual_and_completions_name_everything),
         cmocka_unit_test(nearest_word),
         cmocka_unit_test(paths_follow_the_environment),
+        cmocka_unit_test(settings_come_after_the_command_line),
+        cmocka_unit_test(bad_settings_name_their_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
