@@ -13,8 +13,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "data/store/store_internal.h"
 #include "engine/base/file.h"
 #include "tests/support/store_fixture.h"
+
+enum { RESERVE = 1 << 20 }; /* a file system in memory really takes what is reserved */
 
 static void must(int rc, const struct err *e)
 {
@@ -32,6 +35,7 @@ void transfer_world_open(struct transfer_world *w)
     w->dir = fixture_dir_make();
     assert_non_null(w->dir);
     must(store_open(w->dir, &w->s, &e), &e);
+    w->s->segment_reserve = RESERVE;
 }
 
 void transfer_world_shut(struct transfer_world *w)
@@ -45,6 +49,7 @@ void transfer_world_reopen(struct transfer_world *w)
     struct err e;
     transfer_world_shut(w);
     must(store_open(w->dir, &w->s, &e), &e);
+    w->s->segment_reserve = RESERVE;
 }
 
 void transfer_world_close(struct transfer_world *w)
@@ -116,7 +121,7 @@ static void add_turn(struct transfer_world *w, const char *question, const char 
     must(store_turn_add(w->s, w->id, &t, NULL, &e), &e);
 }
 
-void transfer_fill(struct transfer_world *w)
+void transfer_fill(struct transfer_world *w, unsigned spans, size_t n)
 {
     struct err e;
     const struct store_session from = {.model_path = (char *)(uintptr_t) "/models/m\xff.gguf",
@@ -126,9 +131,8 @@ void transfer_fill(struct transfer_world *w)
                                        .chain = {7, 7, 7},
                                        .tokens = 12288};
     must(store_session_create(w->s, "a book, read", &from, &w->id, &e), &e);
-    for (unsigned i = 0; i < TRANSFER_SPANS; i++)
+    for (unsigned i = 0; i < spans; i++)
         put(w, i);
-    size_t n = 1500000;
     char *text = malloc(n);
     assert_non_null(text);
     for (size_t i = 0; i < n; i++)
@@ -140,6 +144,7 @@ void transfer_fill(struct transfer_world *w)
     add_turn(w, "what?", "that \xf0\x9f\x98\x80\n", "{\"citations\":[]}", 1700000000);
     add_turn(w, "\xff\xfe", "", "", 1);
     add_turn(w, "a\tb\\\"", "\x01", "not json", 2);
+    w->spans = spans;
     must(store_session_digest(w->s, w->id, w->digest, &e), &e);
 }
 

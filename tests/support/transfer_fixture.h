@@ -8,12 +8,11 @@
 
 #include "data/store/store.h"
 
-enum { TRANSFER_SPANS = 12 };
-
 struct transfer_world {
     char *dir;
     struct store *s;
     int64_t id;         /* transfer_fill: its session */
+    unsigned spans;     /* that it references */
     uint8_t digest[16]; /* of that session */
 };
 
@@ -24,8 +23,9 @@ void transfer_world_close(struct transfer_world *w);
 void transfer_world_shut(struct transfer_world *w); /* closes the store, keeps the folder */
 void transfer_world_reopen(struct transfer_world *w);
 
-/* The session "a book, read": spans with parents, meta, positions; documents and turns with awkward bytes. */
-void transfer_fill(struct transfer_world *w);
+/* The session "a book, read": spans with parents, meta, positions; documents (one has so
+ * many bytes of text) and turns with awkward bytes. */
+void transfer_fill(struct transfer_world *w, unsigned spans, size_t text);
 
 void transfer_expect_digest(struct transfer_world *w, int64_t id, const uint8_t want[16]);
 void transfer_expect_clean(struct transfer_world *w);   /* store_verify finds no problem */
