@@ -24,6 +24,7 @@ struct tar_writer {
     struct tar_care care;
     int fd;
     int failed; /* errno of the system's refusal */
+    int over;   /* nothing is written any more */
     uint64_t done;
 };
 
@@ -59,11 +60,13 @@ static int stopped(const struct tar_care *care, struct err *e)
 
 /* ---- writing ------------------------------------------------------------------------------------------- */
 
+/* Never refuses: libarchive does not free what it has after a refusal. Whoever writes asks w->failed. */
 static la_ssize_t write_block(struct archive *a, void *arg, const void *bytes, size_t n)
 {
     struct tar_writer *w = arg;
     size_t done = 0;
-    while (!w->failed && done < n) {
+    (void)a;
+    while (!w->failed && !w->over && done < n) {
         ssize_t k = write(w->fd, (const char *)bytes + done, n - done);
         if (k < 0 && errno != EINTR)
             w->failed = errno;
@@ -73,10 +76,6 @@ static la_ssize_t write_block(struct archive *a, void *arg, const void *bytes, s
             done += (size_t)k;
     }
     w->done += done;
-    if (w->failed) {
-        archive_set_error(a, w->failed, "the system refused");
-        return -1;
-    }
     return (la_ssize_t)n;
 }
 
@@ -112,14 +111,14 @@ int tar_write(struct tar_writer *w, const char *name, const void *bytes, size_t 
     archive_entry_set_perm(w->entry, 0600);
     archive_entry_set_mtime(w->entry, 0, 0);
     archive_entry_set_size(w->entry, (la_int64_t)n);
-    if (archive_write_header(w->archive, w->entry))
+    if (archive_write_header(w->archive, w->entry) || w->failed)
         return tar_fail(w->archive, &w->care, w->failed, 0, e);
     for (size_t at = 0; at < n;) {
         size_t take = n - at < BLOCK ? n - at : BLOCK;
         int rc = stopped(&w->care, e);
         if (rc)
             return rc;
-        if (archive_write_data(w->archive, (const char *)bytes + at, take) != (la_ssize_t)take)
+        if (archive_write_data(w->archive, (const char *)bytes + at, take) != (la_ssize_t)take || w->failed)
             return tar_fail(w->archive, &w->care, w->failed, 0, e);
         at += take;
         progress_report(w->care.progress, w->care.what, w->done, w->care.total);
@@ -130,7 +129,7 @@ int tar_write(struct tar_writer *w, const char *name, const void *bytes, size_t 
 int tar_writer_finish(struct tar_writer *w, uint64_t *bytes, struct err *e)
 {
     *bytes = 0;
-    if (archive_write_close(w->archive))
+    if (archive_write_close(w->archive) || w->failed)
         return tar_fail(w->archive, &w->care, w->failed, 0, e);
     *bytes = w->done;
     progress_report(w->care.progress, w->care.what, w->done, w->care.total);
@@ -141,10 +140,9 @@ void tar_writer_free(struct tar_writer *w)
 {
     if (!w)
         return;
-    if (w->archive) {
-        archive_write_fail(w->archive); /* else freeing writes what is left */
+    w->over = 1; /* freeing would write what is left */
+    if (w->archive)
         archive_write_free(w->archive);
-    }
     archive_entry_free(w->entry);
     free(w);
 }
