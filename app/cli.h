@@ -29,6 +29,7 @@ enum cli_id {
     CLI_DETOKENIZE,
     CLI_LOGITS,
     CLI_EVAL,
+    CLI_BENCH,
     CLI_HELP,
     CLI_COMMANDS
 };

@@ -145,6 +145,14 @@ static const struct cli_option options[] = {
      .lo = 4,
      .hi = 1 << 24,
      .help = "tokens of a window (default: 512)"},
+    {.name = "count",
+     .kind = CLI_INT,
+     .value = "N",
+     .offset = AT(count),
+     .group = CLI_COUNT,
+     .lo = 1,
+     .hi = 1 << 30,
+     .help = "tokens of the made-up session (default: 1,000,000, or as many as the free disk allows)"},
     {.name = "tokens",
      .kind = CLI_TEXT,
      .value = "FILE",
@@ -264,6 +272,12 @@ static const struct cli_sub eval_subs[] = {
      1, 1, 0},
 };
 
+static const struct cli_sub bench_subs[] = {
+    {"store", "",
+     "write, reopen and read back a made-up session of Llama-3-8B's shape, beside the disk's own speed", 0, 0,
+     0},
+};
+
 #define SUBS(table) .subs = table, .n_subs = sizeof table / sizeof table[0]
 
 static const struct cli_command commands[CLI_COMMANDS] = {
@@ -356,6 +370,15 @@ static const struct cli_command commands[CLI_COMMANDS] = {
                   .groups = CLI_MODEL | CLI_LONG | CLI_CTX | CLI_JSON,
                   SUBS(eval_subs),
                   .sub_needed = 1},
+    [CLI_BENCH] = {.id = CLI_BENCH,
+                   .name = "bench",
+                   .summary = "measure this machine",
+                   .text =
+                       "Needs no model. The files are made below the data folder (--data-dir), as large as "
+                       "the session, and deleted at the end, also after Ctrl-C.",
+                   .groups = CLI_JSON | CLI_COUNT | CLI_KVONLY,
+                   SUBS(bench_subs),
+                   .sub_needed = 1},
     [CLI_HELP] = {.id = CLI_HELP,
                   .name = "help",
                   .args = "[COMMAND]",

@@ -18,6 +18,7 @@ int cmd_doctor(const struct config *c, struct err *e);
 int cmd_tokenize(const struct config *c, struct err *e);
 int cmd_detokenize(const struct config *c, struct err *e);
 int cmd_logits(const struct config *c, struct err *e);
+int cmd_bench(const struct config *c, struct err *e);
 int cmd_eval(const struct config *c, struct err *e);
 int cmd_eval_kv(const struct config *c, struct err *e); /* reached through cmd_eval */
 

@@ -54,7 +54,7 @@ static int run(struct config *c, const struct cli_command *command, struct err *
         [CLI_HEADS] = cmd_heads,       [CLI_DOCTOR] = cmd_doctor,
         [CLI_TOKENIZE] = cmd_tokenize, [CLI_DETOKENIZE] = cmd_detokenize,
         [CLI_LOGITS] = cmd_logits,     [CLI_EVAL] = cmd_eval,
-        [CLI_HELP] = cmd_help,
+        [CLI_BENCH] = cmd_bench,       [CLI_HELP] = cmd_help,
     };
     if (c->help)
         return put_help(command, e);

@@ -39,7 +39,7 @@ json() { python3 -c 'import json,sys; v=json.load(open("out")); sys.exit(0 if ev
 
 # ---- texts ----
 run 0 --version && check version same "lectern 0.1.0"
-commands=(add ask sessions store models heads doctor tokenize detokenize logits eval help)
+commands=(add ask sessions store models heads doctor tokenize detokenize logits eval bench help)
 for c in "${commands[@]}"; do
     run 0 "$c" --help && { cp out help1; check "$c --help" test -s out -a ! -s err; }
     run 0 help "$c" && check "help $c equals $c --help" cmp -s out help1
