@@ -171,6 +171,17 @@ static int drop_span(struct run *r, const struct span_name *name, struct err *e)
                                                                        : 0;
 }
 
+/* A chain grows: the parent, where it is of the same kind, ends before its child. */
+static int check_parent(struct store *s, int64_t id, struct err *said)
+{
+    int64_t wrong = 0;
+    int rc = sql_number(s, &wrong,
+                        "SELECT count(*) FROM spans p JOIN spans q ON q.kind=p.kind AND q.key=p.parent"
+                        " WHERE p.id=?1 AND p.position>0 AND q.position>=p.position",
+                        SQL_ARGS(sql_int(id)), said);
+    return rc || !wrong ? rc : err_set(said, ERR_FORMAT, "its parent lies behind it in %s", s->db_path);
+}
+
 /* ERR_FORMAT and the reason in `said` when the span cannot be what was put. */
 static int read_span(struct run *r, const struct span_name *name, struct err *said)
 {
@@ -183,6 +194,8 @@ static int read_span(struct run *r, const struct span_name *name, struct err *sa
     if (!rc)
         r->out->bytes += m.size;
     store_span_unmap(r->s, &m);
+    if (!rc && name->has_parent)
+        return check_parent(r->s, name->id, said);
     if (rc != ERR_NOT_FOUND)
         return rc;
     struct span_name again;
