@@ -41,7 +41,8 @@ struct transfer_result {
 
 /* Writes session `id` to a temporary file beside `path`, syncs it and renames it there, replacing a regular
  * file of that name. On failure (ERR_IO on a full disk, ERR_FORMAT for damage in the store, ERR_BUSY when the
- * session changed meanwhile, ERR_CANCELLED) there is no new file and an old one is as before. `o` may be
+ * session changed meanwhile, ERR_CANCELLED) there is no new file and an old one is as before;
+ * but the very last step, syncing the folder, may fail with the whole file in place. `o` may be
  * NULL. */
 int transfer_export(struct store *s, int64_t id, const char *path, const struct transfer_options *o,
                     struct transfer_result *out, struct err *e);

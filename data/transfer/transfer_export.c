@@ -235,24 +235,20 @@ static char *folder_of(const char *path)
     return base == path ? strdup(".") : strndup(path, (size_t)(base - path));
 }
 
-static int sync_folder(const char *path, struct err *e)
+/* Opened before anything is written: it is synced after the rename, when it is too late to fail for less. */
+static int open_folder(const char *path, int *fd, struct err *e)
 {
     char *folder = folder_of(path);
     if (!folder)
         return err_memory(e, "a path");
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd < 0 || fsync(fd) ? err_errno(e, errno, "cannot sync %s", folder) : 0;
-    if (fd >= 0)
-        close(fd);
+    *fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = *fd < 0 ? err_errno(e, errno, "cannot open the folder of %s", path) : 0;
     free(folder);
     return rc;
 }
 
-static int write_and_rename(struct exporting *x, const char *path, uint64_t *bytes, struct err *e)
+static int write_and_rename(struct exporting *x, int folder, const char *path, uint64_t *bytes, struct err *e)
 {
-    struct stat st;
-    if (!lstat(path, &st) && !S_ISREG(st.st_mode))
-        return err_set(e, ERR_USAGE, "%s exists and is not a regular file; choose another name", path);
     struct buf part = {0};
     buf_printf(&part, "%s.part-XXXXXX", path);
     if (part.failed) {
@@ -272,9 +268,23 @@ static int write_and_rename(struct exporting *x, const char *path, uint64_t *byt
         rc = err_errno(e, errno, "cannot rename %s to %s", part.data, path);
     if (rc)
         unlink(part.data); /* the failure is what counts */
-    else
-        rc = sync_folder(path, e);
+    else if (fsync(folder))
+        rc = err_errno(e, errno, "%s is written, but its folder cannot be synced; check the disk", path);
     buf_free(&part);
+    return rc;
+}
+
+static int write_beside(struct exporting *x, const char *path, uint64_t *bytes, struct err *e)
+{
+    struct stat st;
+    int folder = -1;
+    if (!lstat(path, &st) && !S_ISREG(st.st_mode))
+        return err_set(e, ERR_USAGE, "%s exists and is not a regular file; choose another name", path);
+    int rc = open_folder(path, &folder, e);
+    if (!rc)
+        rc = write_and_rename(x, folder, path, bytes, e);
+    if (folder >= 0)
+        close(folder);
     return rc;
 }
 
@@ -299,7 +309,7 @@ int transfer_export(struct store *s, int64_t id, const char *path, const struct 
     *out = (struct transfer_result){0};
     int rc = look(&x, e);
     if (!rc)
-        rc = write_and_rename(&x, path, &bytes, e);
+        rc = write_beside(&x, path, &bytes, e);
     if (!rc)
         report(&x, bytes, out);
     manifest_free(&x.m);
