@@ -7,6 +7,7 @@
 
 #include "app/interrupt.h"
 #include "app/output.h"
+#include "app/store_care.h"
 #include "app/workbench.h"
 
 static void tell(void *arg, const char *line)
@@ -21,11 +22,13 @@ static int report(const struct config *c, const struct workbench *w, const char 
     const struct reader *r = w->reader;
     if (c->json)
         return output_json(
-            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f}", "session", name, "documents",
-                      (json_int_t)reader_documents(r), "tokens", (json_int_t)reader_corpus_tokens(r),
-                      "kv_bytes", (json_int_t)reader_kv_bytes(r), "restored", (json_int_t)u->restored,
-                      "prefilled", (json_int_t)u->prefilled, "proof", u->proof, "restore_seconds",
-                      u->restore_seconds, "prefill_tokens_per_second", rate),
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f, s:o, s:o, s:o}", "session", name,
+                      "documents", (json_int_t)reader_documents(r), "tokens",
+                      (json_int_t)reader_corpus_tokens(r), "kv_bytes", (json_int_t)reader_kv_bytes(r),
+                      "restored", (json_int_t)u->restored, "prefilled", (json_int_t)u->prefilled, "proof",
+                      u->proof, "restore_seconds", u->restore_seconds, "prefill_tokens_per_second", rate,
+                      "restore", reader_restore_json(u), "changed", reader_files_json(r, READER_FILE_CHANGED),
+                      "missing", reader_files_json(r, READER_FILE_MISSING)),
             e);
     return output_printf(e, "%s: %zu document%s, %zu tokens (%zu restored, %zu read at %.0f tokens/s)\n",
                          name, reader_documents(r), reader_documents(r) == 1 ? "" : "s",
@@ -38,22 +41,29 @@ static int add(const struct config *c, struct workbench *w, const char *name, st
     struct cancel *cancel = interrupt_watch();
     struct reader_usage usage = {0};
     void *arg = (void *)(uintptr_t)c;
-    int rc = workbench_session(w, name, 1, tell, arg, e);
+    int rc = workbench_session(w, name, c->n_args > 0, tell, NULL, arg, e);
     if (rc)
         return rc;
     progress_line_begin(&line, c, "parts");
     struct progress port = progress_line_port(&line);
-    rc = workbench_add(w, c->args, c->n_args, &port, cancel, tell, arg, e);
+    if (c->changed)
+        rc = reader_refresh(w->reader, &port, cancel, NULL, e);
+    if (!rc)
+        rc = workbench_add(w, c->args, c->n_args, &port, cancel, tell, arg, e);
     progress_line_end(&line);
+    if (!rc)
+        reader_tell_changed(w->reader);
     progress_line_begin(&line, c, "tokens");
     port = progress_line_port(&line);
     if (!rc)
         rc = reader_read(w->reader, &port, cancel, &usage, e);
     progress_line_end(&line);
-    if (rc == ERR_CANCELLED)
-        return err_set(e, ERR_CANCELLED,
-                       "stopped after %zu of %zu tokens, which are kept; the same command goes on from there",
-                       reader_position(w->reader), reader_corpus_tokens(w->reader));
+    char said[400];
+    reader_usage_line(&usage, said, sizeof said);
+    if (!rc && said[0])
+        output_notice(c, "%s", said);
+    if (!rc)
+        rc = store_care(c, w->store, e);
     return rc ? rc : report(c, w, name, &usage, e);
 }
 
@@ -61,6 +71,8 @@ int cmd_add(const struct config *c, struct err *e)
 {
     struct workbench w = {0};
     char *name = NULL;
+    if (!c->n_args && !c->changed)
+        return err_set(e, ERR_USAGE, "nothing to add: name files or folders, or --changed");
     int rc = workbench_name(c, c->args, c->n_args, &name, e);
     if (!rc)
         rc = workbench_open(&w, c, e);

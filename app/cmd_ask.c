@@ -10,21 +10,33 @@
 #include "app/output.h"
 #include "app/workbench.h"
 
-struct streaming {
+struct asking {
+    const struct config *config;
     struct output_stream stream;
     struct err failed;
-    struct progress_line *line; /* ends when the answer begins */
+    struct progress_line line; /* ends when the answer begins */
 };
 
 static void tell(void *arg, const char *line)
 {
-    output_notice(arg, "%s", line);
+    const struct asking *a = arg;
+    output_notice(a->config, "%s", line);
+}
+
+/* Before the answer, so the progress line must make room. */
+static void tell_restored(void *arg, const struct reader_usage *u)
+{
+    struct asking *a = arg;
+    char line[400];
+    progress_line_end(&a->line);
+    reader_usage_line(u, line, sizeof line);
+    output_notice(a->config, "%s", line);
 }
 
 static int on_token(void *arg, const char *piece, size_t n)
 {
-    struct streaming *s = arg;
-    progress_line_end(s->line);
+    struct asking *s = arg;
+    progress_line_end(&s->line);
     return output_stream(&s->stream, piece, n, 0, &s->failed) != 0;
 }
 
@@ -57,10 +69,21 @@ static int print_sources(const struct reader_answer *a, struct err *e)
     return rc ? rc : output_flush(e);
 }
 
-static int answer(const struct config *c, struct workbench *w, struct err *e)
+/* The answer with what the session says of its files. */
+static json_t *answer_json(const struct reader *r, const struct reader_answer *a)
 {
-    struct progress_line line;
-    struct streaming s = {.line = &line};
+    json_t *object = reader_answer_json(a);
+    if (object && (json_object_set_new(object, "changed", reader_files_json(r, READER_FILE_CHANGED)) ||
+                   json_object_set_new(object, "missing", reader_files_json(r, READER_FILE_MISSING)))) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+static int answer(struct asking *s, struct workbench *w, struct err *e)
+{
+    const struct config *c = s->config;
     struct reader_answer a;
     struct reader_question q = {.text = c->args[c->n_args - 1],
                                 .temperature = c->temperature,
@@ -68,18 +91,18 @@ static int answer(const struct config *c, struct workbench *w, struct err *e)
                                 .seed = c->seed,
                                 .max_tokens = c->max_tokens,
                                 .token = c->json ? NULL : on_token,
-                                .arg = &s};
-    progress_line_begin(&line, c, "tokens");
-    struct progress port = progress_line_port(&line);
+                                .arg = s};
+    progress_line_begin(&s->line, c, "tokens");
+    struct progress port = progress_line_port(&s->line);
     int rc = reader_ask(w->reader, &q, &port, interrupt_watch(), &a, e);
-    progress_line_end(&line);
-    int stream_rc = output_stream(&s.stream, "", 0, 1, &s.failed);
+    progress_line_end(&s->line);
+    int stream_rc = output_stream(&s->stream, "", 0, 1, &s->failed);
     if (!rc && stream_rc) {
-        *e = s.failed;
+        *e = s->failed;
         rc = stream_rc;
     }
     if (!rc && c->json)
-        rc = output_json(reader_answer_json(&a), e);
+        rc = output_json(answer_json(w->reader, &a), e);
     else if (!rc)
         rc = print_sources(&a, e);
     if (!rc && a.truncated)
@@ -97,16 +120,18 @@ int cmd_ask(const struct config *c, struct err *e)
     if (!c->n_args || !*c->args[c->n_args - 1])
         return err_set(e, ERR_USAGE, "no question; lectern ask FILE \"QUESTION\"");
     size_t n_paths = c->n_args - 1;
-    void *arg = (void *)(uintptr_t)c;
+    struct asking asking = {.config = c};
     int rc = workbench_name(c, c->args, n_paths, &name, e);
     if (!rc)
         rc = workbench_open(&w, c, e);
     if (!rc)
-        rc = workbench_session(&w, name, n_paths > 0, tell, arg, e);
+        rc = workbench_session(&w, name, n_paths > 0, tell, tell_restored, &asking, e);
     if (!rc)
-        rc = workbench_add(&w, c->args, n_paths, NULL, interrupt_watch(), tell, arg, e);
-    if (!rc)
-        rc = answer(c, &w, e);
+        rc = workbench_add(&w, c->args, n_paths, NULL, interrupt_watch(), tell, &asking, e);
+    if (!rc) {
+        reader_tell_changed(w.reader);
+        rc = answer(&asking, &w, e);
+    }
     workbench_close(&w);
     free(name);
     return rc;

@@ -40,7 +40,9 @@ static void drop_texts(struct reader *r)
     for (size_t i = 0; r->texts && i < r->documents.n; i++)
         reader_text_fini(&r->texts[i]);
     free(r->texts);
+    free(r->files);
     r->texts = NULL;
+    r->files = NULL;
     store_document_list_free(&r->documents);
     r->documents = (struct store_document_list){0};
 }
@@ -97,10 +99,17 @@ int reader_load(struct reader *r, struct err *e)
 {
     drop_texts(r);
     int rc = store_document_list(r->o.store, r->row.id, &r->documents, e);
-    if (!rc && r->documents.n && !(r->texts = calloc(r->documents.n, sizeof *r->texts)))
-        rc = err_memory(e, "the documents");
-    for (size_t i = 0; !rc && i < r->documents.n; i++)
+    if (!rc && r->documents.n) {
+        r->texts = calloc(r->documents.n, sizeof *r->texts);
+        r->files = calloc(r->documents.n, sizeof *r->files);
+        if (!r->texts || !r->files)
+            rc = err_memory(e, "the documents");
+    }
+    for (size_t i = 0; !rc && i < r->documents.n; i++) {
         rc = load_text(r, i, &r->texts[i], e);
+        if (!rc)
+            r->files[i] = reader_file_state(&r->documents.items[i], r->texts[i].map, r->texts[i].text);
+    }
     return rc ? rc : join_corpus(r, e);
 }
 
@@ -188,10 +197,13 @@ void reader_close(struct reader *r)
 {
     if (!r)
         return;
+    reader_save_wait(r, NULL); /* a step that failed has left none; its own failure was told */
     session_mark_free(r->end);
     session_free(r->timeline);
     drop_texts(r);
     token_list_fini(&r->corpus);
+    buf_free(&r->mapped);
+    buf_free(&r->doubted);
     chat_close(r->chat);
     store_session_unlock(r->lock);
     store_session_free(&r->row);
@@ -215,6 +227,32 @@ const struct store_document *reader_document(const struct reader *r, size_t i)
 {
     return &r->documents.items[i];
 }
+enum reader_file reader_file(const struct reader *r, size_t i)
+{
+    return r->files[i];
+}
+
+void reader_tell_changed(const struct reader *r)
+{
+    size_t n = 0, first = 0;
+    for (size_t i = r->documents.n; i-- > 0;)
+        if (r->files[i] == READER_FILE_CHANGED) {
+            n++;
+            first = i;
+        }
+    if (!n)
+        return;
+    const char *name = path_base(r->documents.items[first].path);
+    char more[60] = "";
+    if (n > 1)
+        snprintf(more, sizeof more, " and %zu more", n - 1);
+    reader_notice(
+        r,
+        "%s%s changed on disk since it was read, and answers are from the text as it was; to read it "
+        "again from there: lectern add --changed -s '%s'",
+        name, more, r->name);
+}
+
 size_t reader_corpus_tokens(const struct reader *r)
 {
     return r->corpus.n;

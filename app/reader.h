@@ -22,6 +22,8 @@
 
 struct reader;
 
+struct reader_usage;
+
 struct reader_options {
     const struct engine *engine;                 /* borrowed */
     struct store *store;                         /* borrowed */
@@ -30,7 +32,10 @@ struct reader_options {
     int create;                                  /* make it when it is missing, else ERR_NOT_FOUND */
     int allow_long;                              /* go past the context that the model was trained for */
     void (*notice)(void *arg, const char *line); /* what the person should know; may be NULL */
-    void *arg;
+    /* After every reading: what came from the store and what had to be read. Not called when the context was
+     * in memory already. May be NULL. */
+    void (*restored)(void *arg, const struct reader_usage *usage);
+    void *arg; /* of both */
 };
 
 /* ERR_BUSY when another process has the session; ERR_USAGE when it was made with another tokenizer. */
@@ -45,6 +50,20 @@ size_t reader_corpus_tokens(const struct reader *r);
 size_t reader_position(const struct reader *r); /* tokens in the timeline now */
 size_t reader_kv_bytes(const struct reader *r);
 
+/* Whether a document's file is still the one that was read; as it was when the session was opened or the
+ * document taken in. Of a folder the files that gave its text count. */
+enum reader_file { READER_FILE_SAME, READER_FILE_CHANGED, READER_FILE_MISSING };
+enum reader_file reader_file(const struct reader *r, size_t i);
+
+/* Takes in again every document whose file has changed, and with it what is new in its text; a document that
+ * cannot be had is told and stays as it was. All of it is one change of the store. *taken (may be NULL): how
+ * many had another text. */
+int reader_refresh(struct reader *r, const struct progress *progress, struct cancel *cancel, size_t *taken,
+                   struct err *e);
+
+/* A line through `notice` when files have changed. */
+void reader_tell_changed(const struct reader *r);
+
 /* Takes a document in (ingest, tokenise, store) unless the session has it already, unchanged. One that
  * changed on disk is taken in again at its place, and later ones follow it. *added (may be NULL) tells
  * whether anything is new. */
@@ -52,10 +71,16 @@ int reader_add(struct reader *r, const char *path, const struct progress *progre
                int *added, struct err *e);
 
 struct reader_usage {
-    size_t restored, prefilled, question, generated; /* tokens */
+    size_t restored, prefilled; /* tokens of the corpus: from the store, from the text */
+    size_t replayed;            /* tokens computed again as the proof of the restore */
+    size_t question, generated; /* tokens */
     double restore_seconds, prefill_seconds, first_token_seconds, decode_seconds;
-    const char *proof; /* "verified", "close", or "none" when nothing was restored */
+    const char *proof; /* "verified", "close" (other kernels: within rounding), or "none": nothing restored */
+    char reason[160];  /* why tokens had to be read, "" when none: "new", "block at 98304 was damaged" */
 };
+
+/* "restored 98304, verified, 0.3 s; read 32768 (block at 98304 was damaged), 40 s"; "" when neither. */
+void reader_usage_line(const struct reader_usage *u, char *line, size_t n);
 
 /* Brings the timeline to the corpus' end: restores what the store has, reads the rest, saves as it goes.
  * After ERR_CANCELLED what was read is saved, and the next call goes on from there. Adds to *usage (may be
@@ -111,9 +136,15 @@ int reader_source(struct reader *r, size_t document, uint64_t first, uint64_t en
  * paths. The caller frees. */
 int reader_default_name(const char *const *paths, size_t n, char **name, struct err *e);
 
-/* The object that `ask --json` prints and that a turn keeps; NULL when out of memory. */
+/* The object that `ask --json` prints; NULL when out of memory. What a turn keeps has no times and no counts
+ * of what was restored, so that equal work is kept as equal bytes. */
 struct json_t;
 struct json_t *reader_answer_json(const struct reader_answer *a);
+struct json_t *reader_turn_json(const struct reader_answer *a);
+
+/* "restore": what reader_usage says of it. "changed" and "missing": arrays of paths. */
+struct json_t *reader_restore_json(const struct reader_usage *u);
+struct json_t *reader_files_json(const struct reader *r, enum reader_file state);
 
 /* Citations out of a kept turn's JSON; a damaged one yields none. Freed with reader_citations_free. */
 void reader_citations_parse(const char *json, struct reader_citation **out, size_t *n);

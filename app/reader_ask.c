@@ -149,7 +149,7 @@ static int cite(struct reader *r, const char *question, struct reader_answer *ou
 
 static int keep_turn(struct reader *r, const char *question, struct reader_answer *out, struct err *e)
 {
-    json_t *object = reader_answer_json(out);
+    json_t *object = reader_turn_json(out);
     char *json = object ? json_dumps(object, JSON_COMPACT) : NULL;
     json_decref(object);
     if (!json)

@@ -3,7 +3,10 @@
 #ifndef LECTERN_APP_READER_INTERNAL_H
 #define LECTERN_APP_READER_INTERNAL_H
 
+#include <pthread.h>
+
 #include "app/reader.h"
+#include "engine/base/buf.h"
 #include "engine/token/chat.h"
 #include "engine/token/tokenizer.h"
 #include "ingest/source_map.h"
@@ -17,6 +20,28 @@ struct reader_text {
     struct source_map *map;
 };
 
+/* A checkpoint that the next durable save may make superfluous. */
+struct reader_last {
+    uint8_t key[KV_KEY_BYTES];
+    int droppable;
+};
+
+/* The one save in flight (reader_save.c); `save` is NULL when there is none. */
+struct reader_saver {
+    struct session_save *save;
+    pthread_t thread;
+    int threaded;
+    double token_seconds; /* what reading a token took, lately */
+    struct reader_last last;
+    int rc;
+    struct err err;
+};
+
+struct reader_mapped {
+    int kind;
+    uint8_t key[KV_KEY_BYTES];
+};
+
 struct reader {
     struct reader_options o;
     struct store_lock *lock;
@@ -25,11 +50,14 @@ struct reader {
     struct chat *chat;
     struct store_document_list documents;
     struct reader_text *texts; /* [documents.n] */
+    enum reader_file *files;   /* [documents.n] */
     struct token_list corpus;  /* opening and documents; ends are meaningless here */
     size_t opening;            /* tokens before the first document */
+    size_t edited;             /* the corpus is not what it was from this token on; 0: it is */
     struct session *timeline;
     struct session_mark *end; /* of the corpus, once it is read */
-    int adopting;             /* a restore takes another session's reading over: its spans are referenced */
+    struct reader_saver saver;
+    struct buf mapped, doubted; /* struct reader_mapped: of the running restore, of one without proof */
     int in_conversation, answer_ended;
 };
 
@@ -41,5 +69,55 @@ void reader_text_fini(struct reader_text *t);
 int reader_leave_conversation(struct reader *r, struct err *e);
 
 void reader_notice(const struct reader *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- reader_file.c ---- */
+
+struct reader_stamp {
+    uint64_t size;
+    int64_t mtime_ns;
+    uint8_t hash[16];
+};
+
+/* Of the file, or of a folder's files that gave its text (map NULL: not known yet, all zeros). 0 or an errno.
+ */
+int reader_stamp_take(const char *path, const struct source_map *map, const char *text,
+                      struct reader_stamp *out);
+enum reader_file reader_file_state(const struct store_document *d, const struct source_map *map,
+                                   const char *text);
+
+/* ---- reader_save.c ---- */
+
+struct kv_source reader_source_port(struct reader *r);
+
+int reader_is_document_end(const struct reader *r, size_t position);
+/* Does a checkpoint there stay when later ones are durable? */
+int reader_keeps(const struct reader *r, size_t position);
+
+/* Saves the timeline as it is, on a thread; waits for the save before it. A failure of the writing is told by
+ * the next call. Until reader_save_wait the caller leaves store and row alone. */
+int reader_save_begin(struct reader *r, double token_seconds, struct err *e);
+int reader_save_wait(struct reader *r, struct err *e); /* legal when there is none; e may be NULL */
+
+/* Saves another timeline of the same corpus, here and now, without moving the row; `last` as in the saver. */
+int reader_save_aside(struct reader *r, struct session *s, struct reader_last *last, struct err *e);
+
+/* The row's checkpoint is the one that the next save makes superfluous. */
+void reader_save_last(struct reader *r);
+
+/* ---- reader_restore.c ---- */
+
+/* Makes the new, empty timeline the longest prefix of the corpus that the store has, or leaves it empty. Only
+ * a failure that is no miss is an error. */
+int reader_restore(struct reader *r, const struct progress *progress, struct cancel *cancel,
+                   struct reader_usage *usage, struct err *e);
+
+/* ---- reader_read.c ---- */
+
+/* Progress of a part: `done` counts from `base`, of `total`. */
+struct reader_shifted {
+    const struct progress *to;
+    size_t base, total;
+};
+struct progress reader_shifted_port(struct reader_shifted *s);
 
 #endif

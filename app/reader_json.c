@@ -1,16 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* reader_json.c - an answer as JSON (for scripts and for the kept turn) and its citations back again. */
+/* reader_json.c - what a reading and an answer say of themselves: a line, JSON (for scripts and for the kept
+ * turn), and its citations back again. */
 #include "app/reader.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "app/output.h"
+#include "engine/base/buf.h"
 
 static double per_second(size_t tokens, double seconds)
 {
     return seconds > 0 ? (double)tokens / seconds : 0;
+}
+
+/* "0.04 s", "3.1 s", "40 s" */
+static void add_seconds(struct buf *b, double seconds)
+{
+    buf_printf(b, "%.*f s", seconds < 0.1 ? 2 : seconds < 10 ? 1 : 0, seconds);
+}
+
+void reader_usage_line(const struct reader_usage *u, char *line, size_t n)
+{
+    struct buf b = {0};
+    if (u->restored) {
+        int close = u->proof && !strcmp(u->proof, "close");
+        buf_printf(&b, "restored %zu, verified%s, ", u->restored, close ? " within rounding" : "");
+        add_seconds(&b, u->restore_seconds);
+    }
+    if (u->prefilled) {
+        buf_printf(&b, "%sread %zu (%s), ", b.len ? "; " : "", u->prefilled,
+                   u->reason[0] ? u->reason : "new");
+        add_seconds(&b, u->prefill_seconds);
+    }
+    snprintf(line, n, "%s", b.data && !b.failed ? b.data : "");
+    buf_free(&b);
 }
 
 static json_t *text_json(const char *text)
@@ -32,7 +58,30 @@ static json_t *citation_json(const struct reader_citation *c)
                      "score", c->score);
 }
 
-json_t *reader_answer_json(const struct reader_answer *a)
+json_t *reader_restore_json(const struct reader_usage *u)
+{
+    char line[400];
+    reader_usage_line(u, line, sizeof line);
+    return json_pack("{s:I, s:s, s:f, s:I, s:I, s:f, s:o, s:s}", "restored", (json_int_t)u->restored, "proof",
+                     u->proof ? u->proof : "none", "seconds", u->restore_seconds, "replayed",
+                     (json_int_t)u->replayed, "read", (json_int_t)u->prefilled, "read_seconds",
+                     u->prefill_seconds, "reason", u->reason[0] ? json_string(u->reason) : json_null(),
+                     "line", line);
+}
+
+json_t *reader_files_json(const struct reader *r, enum reader_file state)
+{
+    json_t *paths = json_array();
+    for (size_t i = 0; paths && i < reader_documents(r); i++)
+        if (reader_file(r, i) == state &&
+            json_array_append_new(paths, text_json(reader_document(r, i)->path))) {
+            json_decref(paths);
+            return NULL;
+        }
+    return paths;
+}
+
+static json_t *citations_json(const struct reader_answer *a)
 {
     json_t *citations = json_array();
     for (size_t i = 0; citations && i < a->n_citations; i++)
@@ -40,6 +89,19 @@ json_t *reader_answer_json(const struct reader_answer *a)
             json_decref(citations);
             return NULL;
         }
+    return citations;
+}
+
+json_t *reader_turn_json(const struct reader_answer *a)
+{
+    json_t *usage = json_pack("{s:I, s:I}", "question", (json_int_t)a->usage.question, "generated",
+                              (json_int_t)a->usage.generated);
+    return json_pack("{s:o, s:o, s:b, s:b, s:o}", "answer", text_json(a->text), "citations",
+                     citations_json(a), "cancelled", a->cancelled, "truncated", a->truncated, "usage", usage);
+}
+
+json_t *reader_answer_json(const struct reader_answer *a)
+{
     const struct reader_usage *u = &a->usage;
     json_t *usage = json_pack("{s:I, s:I, s:I, s:I, s:s}", "restored", (json_int_t)u->restored, "prefilled",
                               (json_int_t)u->prefilled, "question", (json_int_t)u->question, "generated",
@@ -48,8 +110,9 @@ json_t *reader_answer_json(const struct reader_answer *a)
                                "first_token_seconds", u->first_token_seconds, "prefill_tokens_per_second",
                                per_second(u->prefilled, u->prefill_seconds), "decode_tokens_per_second",
                                u->generated > 1 ? per_second(u->generated - 1, u->decode_seconds) : 0.0);
-    return json_pack("{s:o, s:o, s:b, s:b, s:o, s:o}", "answer", text_json(a->text), "citations", citations,
-                     "cancelled", a->cancelled, "truncated", a->truncated, "usage", usage, "timing", timing);
+    return json_pack("{s:o, s:o, s:b, s:b, s:o, s:o, s:o}", "answer", text_json(a->text), "citations",
+                     citations_json(a), "cancelled", a->cancelled, "truncated", a->truncated, "usage", usage,
+                     "restore", reader_restore_json(u), "timing", timing);
 }
 
 static uint64_t range_at(const json_t *object, const char *name, size_t i)

@@ -18,6 +18,7 @@ struct room {
     pthread_t thread;
     struct err failed; /* at the start */
     struct room_rate rate;
+    char line[400]; /* what the last reading restored and read */
 };
 
 static void send_failure(struct room *room, const struct err *e)
@@ -33,15 +34,28 @@ static void notice(void *arg, const char *line)
     port_send_notice(room->port, line, &ignored);
 }
 
+static void restored(void *arg, const struct reader_usage *u)
+{
+    struct room *room = arg;
+    reader_usage_line(u, room->line, sizeof room->line);
+}
+
 static int send_status(struct room *room, const char *what, struct err *e)
 {
-    return room_send_status(room->port, room->bench.engine, room->bench.reader, what, e);
+    return room_send_status(room->port, room->bench.engine, room->bench.reader, what, room->line, e);
+}
+
+static int use_session(struct room *room, const char *name, int create, struct err *e)
+{
+    room->line[0] = '\0';
+    return workbench_session(&room->bench, name, create, notice, restored, room, e);
 }
 
 /* Shows the open session, then reads it to its end. */
 static int show_and_read(struct room *room, const char *name, struct err *e)
 {
     struct progress port = room_rate_port(&room->rate, room->port);
+    reader_tell_changed(room->bench.reader);
     int rc = room_send_session(room->port, room->bench.store, room->bench.reader, name, e);
     if (!rc)
         rc = send_status(room, "reading", e);
@@ -57,7 +71,7 @@ static int show_and_read(struct room *room, const char *name, struct err *e)
 static int open_session(struct room *room, const char *name, struct err *e)
 {
     int create = room->creatable && !strcmp(name, room->creatable);
-    int rc = workbench_session(&room->bench, name, create, notice, room, e);
+    int rc = use_session(room, name, create, e);
     if (rc)
         return rc;
     /* With paths on the command line the documents follow in an ADD_PATHS; reading starts there. */
@@ -77,7 +91,7 @@ static int add_paths(struct room *room, const struct ui_request *q, struct err *
         name = made;
     }
     if (!rc && (!room->bench.reader || !reader_is_named(room->bench.reader, name)))
-        rc = workbench_session(&room->bench, name, 1, notice, room, e);
+        rc = use_session(room, name, 1, e);
     struct progress port = room_rate_port(&room->rate, room->port);
     if (!rc)
         rc = workbench_add(&room->bench, paths, q->n_paths, &port, port_cancel(room->port), notice, room, e);
@@ -85,6 +99,19 @@ static int add_paths(struct room *room, const struct ui_request *q, struct err *
         rc = show_and_read(room, name, e);
     free(made);
     return rc;
+}
+
+/* Reads again what changed on disk. */
+static int refresh(struct room *room, const char *name, struct err *e)
+{
+    size_t taken = 0;
+    if (!room->bench.reader)
+        return err_set(e, ERR_USAGE, "open a session first");
+    struct progress port = room_rate_port(&room->rate, room->port);
+    int rc = reader_refresh(room->bench.reader, &port, port_cancel(room->port), &taken, e);
+    if (!rc && !taken)
+        notice(room, "no file of this session has changed since it was opened");
+    return rc || !taken ? rc : show_and_read(room, name, e);
 }
 
 static int on_token(void *arg, const char *piece, size_t n)
@@ -154,6 +181,8 @@ static int serve(struct room *room, const struct ui_request *q, struct err *e)
         return open_session(room, q->name, e);
     case UI_REQUEST_ADD_PATHS:
         return add_paths(room, q, e);
+    case UI_REQUEST_REFRESH:
+        return refresh(room, q->name, e);
     case UI_REQUEST_ASK:
         return ask(room, q, e);
     case UI_REQUEST_SOURCE:

@@ -116,7 +116,7 @@ int room_send_answer(struct ui_port *port, const struct reader_answer *a, struct
 }
 
 int room_send_status(struct ui_port *port, const struct engine *g, const struct reader *r, const char *what,
-                     struct err *e)
+                     const char *line, struct err *e)
 {
     struct ui_event event = {.kind = UI_EVENT_STATUS, .tokens_limit = engine_context(g)};
     if (r) {
@@ -124,6 +124,7 @@ int room_send_status(struct ui_port *port, const struct engine *g, const struct 
         event.kv_bytes = reader_kv_bytes(r);
     }
     int failed = what ? ui_event_text(&event, what, strlen(what)) : 0;
+    failed = failed || (line && ui_event_name(&event, line));
     return send_or_free(port, &event, failed, e);
 }
 

@@ -11,7 +11,7 @@ int room_send_session(struct ui_port *port, struct store *store, struct reader *
                       struct err *e);
 int room_send_answer(struct ui_port *port, const struct reader_answer *a, struct err *e);
 int room_send_status(struct ui_port *port, const struct engine *g, const struct reader *r, const char *what,
-                     struct err *e); /* r may be NULL */
+                     const char *line, struct err *e); /* r may be NULL; line: how the context came */
 int room_send_source(struct ui_port *port, struct store *store, struct reader *r, int64_t turn, int number,
                      struct err *e); /* r may be NULL: an error */
 

@@ -27,7 +27,8 @@ void workbench_close(struct workbench *w)
 }
 
 int workbench_session(struct workbench *w, const char *name, int create,
-                      void (*notice)(void *arg, const char *line), void *arg, struct err *e)
+                      void (*notice)(void *arg, const char *line),
+                      void (*restored)(void *arg, const struct reader_usage *usage), void *arg, struct err *e)
 {
     reader_close(w->reader);
     w->reader = NULL;
@@ -38,6 +39,7 @@ int workbench_session(struct workbench *w, const char *name, int create,
                                      .create = create,
                                      .allow_long = w->config->long_context,
                                      .notice = notice,
+                                     .restored = restored,
                                      .arg = arg};
     return reader_open(&w->reader, &options, e);
 }

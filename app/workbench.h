@@ -18,9 +18,11 @@ struct workbench {
 int workbench_open(struct workbench *w, const struct config *c, struct err *e);
 void workbench_close(struct workbench *w); /* legal on a zeroed one */
 
-/* Opens a reader on session `name`, closing the one before; `notice` as in reader.h. */
+/* Opens a reader on session `name`, closing the one before; `notice` and `restored` as in reader.h. */
 int workbench_session(struct workbench *w, const char *name, int create,
-                      void (*notice)(void *arg, const char *line), void *arg, struct err *e);
+                      void (*notice)(void *arg, const char *line),
+                      void (*restored)(void *arg, const struct reader_usage *usage), void *arg,
+                      struct err *e);
 
 /* The session for these arguments: --session, or a name made of the paths; the caller frees. */
 int workbench_name(const struct config *c, const char *const *paths, size_t n, char **name, struct err *e);

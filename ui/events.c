@@ -55,6 +55,7 @@ static void take_library(struct ui *ui, struct ui_event *event)
     if (event->about != UI_REQUEST_NONE && ui->talk.session && !is_open) { /* the open session was deleted */
         transcript_free(&ui->talk);
         ui->tokens = ui->kv_bytes = 0;
+        buf_clear(&ui->note);
     }
     free(chosen);
 }
@@ -128,6 +129,10 @@ static void take_status(struct ui *ui, const struct ui_event *event)
     ui->tokens = event->tokens;
     ui->tokens_limit = event->tokens_limit;
     ui->kv_bytes = event->kv_bytes;
+    buf_clear(&ui->note);
+    if (event->name)
+        buf_puts(&ui->note, event->name);
+    ui_memory(ui, ui->note.failed);
     if (event->rate > 0)
         ui->rate = event->rate;
     int idle = !event->text || !*event->text;

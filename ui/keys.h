@@ -82,6 +82,7 @@ struct ui_key {
     X(IN_TALK, PREVIOUS, UIK_CTRL('P'), 0, 0, "Ctrl-P", "choose the citation before")                        \
     X(IN_TALK, NUMBER, 0, 0, 0, "Alt-1 ... Alt-9", "open the citation with that number")                     \
     X(IN_TALK, ADD, UIK_CTRL('T'), 0, 0, "Ctrl-T", "add a file or folder to this session")                   \
+    X(IN_TALK, REFRESH, UIK_CTRL('R'), 0, 0, "Ctrl-R", "read files again that changed on disk")              \
     X(IN_VIEWS, PAGE_UP, UIK_PAGE_UP, 0, 0, "PgUp", "scroll back a page")                                    \
     X(IN_VIEWS, PAGE_DOWN, UIK_PAGE_DOWN, 0, 0, "PgDn", "scroll on a page")                                  \
     X(IN_VIEWS, WHEEL_UP, UIK_WHEEL_UP, 0, 0, "wheel", "scroll; a click chooses, a second click opens")      \
@@ -123,6 +124,7 @@ enum keys_command {
     DO_SUSPEND,
     DO_OPEN,
     DO_ADD,
+    DO_REFRESH,
     DO_RENAME,
     DO_DELETE,
     DO_OPEN_CHOSEN,

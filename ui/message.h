@@ -20,6 +20,7 @@ enum ui_request_kind {
     UI_REQUEST_LIST,           /* -> LIBRARY */
     UI_REQUEST_OPEN_SESSION,   /* name -> SESSION */
     UI_REQUEST_ADD_PATHS,      /* name (NULL: make a session), paths -> PROGRESS..., SESSION */
+    UI_REQUEST_REFRESH,        /* name of the open session: read changed files again -> as ADD_PATHS */
     UI_REQUEST_ASK,            /* text, of the open session -> TOKEN..., then ANSWER (or ERROR) */
     UI_REQUEST_CANCEL,         /* the flag of port_cancel is set already; nothing more has to be done */
     UI_REQUEST_SOURCE,         /* turn, number -> SOURCE */
@@ -91,7 +92,8 @@ enum ui_event_kind {
     UI_EVENT_TOKEN,    /* text: the next piece of the running answer; may end inside a character */
     UI_EVENT_ANSWER,   /* turn, citations, rate, cancelled: the oldest unanswered ASK is done */
     UI_EVENT_SOURCE,   /* turn, number, name = title, text, mark_first..mark_last (bytes, half open) */
-    UI_EVENT_STATUS,   /* tokens, tokens_limit, kv_bytes, rate, text = what runs; NULL or "": idle */
+    UI_EVENT_STATUS,   /* tokens, tokens_limit, kv_bytes, rate, text = what runs; NULL or "": idle;
+                        * name = how the context came to be (restored, read), or NULL */
     UI_EVENT_ERROR,    /* text, one line: the request ends with it. What costs only itself is a NOTICE */
     UI_EVENT_NOTICE,   /* text, one line */
     UI_EVENT_FINISHED, /* sent by the port itself: the request `about` has been served to its end */

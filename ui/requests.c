@@ -10,7 +10,8 @@
 #include "ui/state.h"
 
 #define BIT(kind) (1u << (kind))
-#define STOPPABLE (BIT(UI_REQUEST_OPEN_SESSION) | BIT(UI_REQUEST_ADD_PATHS) | BIT(UI_REQUEST_ASK))
+#define OPENING (BIT(UI_REQUEST_OPEN_SESSION) | BIT(UI_REQUEST_ADD_PATHS) | BIT(UI_REQUEST_REFRESH))
+#define STOPPABLE (OPENING | BIT(UI_REQUEST_ASK))
 
 static int send_step(struct ui *ui, struct ui_request *request, int failed)
 {
@@ -51,7 +52,7 @@ static int has_step(const struct ui *ui, unsigned kinds)
 
 int ui_opening(const struct ui *ui)
 {
-    return has_step(ui, BIT(UI_REQUEST_OPEN_SESSION) | BIT(UI_REQUEST_ADD_PATHS));
+    return has_step(ui, OPENING);
 }
 
 int ui_busy(const struct ui *ui)

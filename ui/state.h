@@ -169,7 +169,7 @@ struct ui {
     double message_until; /* clock_seconds; 0: until dismissed */
 
     /* what runs, from STATUS and PROGRESS */
-    struct buf running;
+    struct buf running, note; /* note: how the context came to be */
     int is_progress;
     uint64_t done, total, tokens, tokens_limit, kv_bytes;
     double rate, progress_rate, eta_seconds;

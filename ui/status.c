@@ -85,6 +85,10 @@ void status_draw(struct ui *ui, int row)
         buf_puts(&left, "KV ");
         human_bytes(&left, ui->kv_bytes);
     }
+    if (ui->note.len && !ui->running.len) {
+        separate(&left);
+        buf_add(&left, ui->note.data, ui->note.len);
+    }
     if (!ui->is_progress)
         add_rate(&left, ui->rate);
     ui->view->hints(ui, &hints);

@@ -310,6 +310,7 @@ static void ui_fini(struct ui *ui)
     free(ui->renamed_to);
     buf_free(&ui->message);
     buf_free(&ui->running);
+    buf_free(&ui->note);
     frame_free(&ui->frame);
 }
 

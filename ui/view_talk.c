@@ -122,6 +122,10 @@ static void run(struct ui *ui, enum keys_command command, const struct ui_key *k
     case DO_ADD:
         prompt_open(ui, PROMPT_ADD, t->session);
         break;
+    case DO_REFRESH:
+        if (t->session)
+            ui_ask_named(ui, UI_REQUEST_REFRESH, t->session, NULL);
+        break;
     case DO_PAGE_UP:
         transcript_scroll(t, -page);
         break;
