@@ -10,7 +10,7 @@
 #include "tests/support/kernels_support.h"
 
 enum { D_MAX = 256, KINDS = 9 };
-static const size_t widths[] = {16, 64, 80, 128, 256};
+static const size_t widths[] = {16, 48, 64, 80, 128, 240};
 enum { N_WIDTHS = sizeof widths / sizeof *widths };
 
 /* One value of a page of the given temper. */
@@ -393,6 +393,56 @@ static void test_scan(void **state)
     each_backend(scan);
 }
 
+static uint64_t fnv(uint64_t h, const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+/* Files have these bytes: a change of a number here is a new format and needs a number of its own. */
+static void frozen(const struct kernels *k)
+{
+    static const struct {
+        int format;
+        size_t D;
+        uint64_t record, scan;
+    } want[] = {
+        {KV_RAW, 64, UINT64_C(0x155ee210d1194016), UINT64_C(0x6449354ebc62c083)},
+        {KV_RAW, 80, UINT64_C(0x69bdcee50df2a7f6), UINT64_C(0x2b2e009bf7ffc7d7)},
+        {KV_RAW, 128, UINT64_C(0x409987322780a910), UINT64_C(0x65f0675355f79200)},
+        {KV_8, 64, UINT64_C(0x61e9671e8d87a9d2), UINT64_C(0x6449354ebc62c083)},
+        {KV_8, 80, UINT64_C(0x7e878d6825f965b8), UINT64_C(0x2b2e009bf7ffc7d7)},
+        {KV_8, 128, UINT64_C(0xa7eccbc0fd82995), UINT64_C(0x65f0675355f79200)},
+        {KV_K8V4, 64, UINT64_C(0xaa213a81f59086d3), UINT64_C(0x6449354ebc62c083)},
+        {KV_K8V4, 80, UINT64_C(0x1e1dfab45d249515), UINT64_C(0x2b2e009bf7ffc7d7)},
+        {KV_K8V4, 128, UINT64_C(0x39daa209e7b40b81), UINT64_C(0x65f0675355f79200)},
+        {KV_4, 64, UINT64_C(0x4e1ca2dcf1d1ffce), UINT64_C(0x6449354ebc62c083)},
+        {KV_4, 80, UINT64_C(0x2338383202b8e59e), UINT64_C(0x2b2e009bf7ffc7d7)},
+        {KV_4, 128, UINT64_C(0xe3c2a3220996bdd2), UINT64_C(0x65f0675355f79200)},
+        {KV_K4V2, 64, UINT64_C(0x85324a855fe52e60), UINT64_C(0x6449354ebc62c083)},
+        {KV_K4V2, 80, UINT64_C(0xc93f41b9c3bf3856), UINT64_C(0x2b2e009bf7ffc7d7)},
+        {KV_K4V2, 128, UINT64_C(0x5c5cc43394c79a50), UINT64_C(0x65f0675355f79200)},
+        {KV_3, 64, UINT64_C(0x4759fc1ab7867a1f), UINT64_C(0x6449354ebc62c083)},
+        {KV_3, 80, UINT64_C(0xd20d395050eacd4a), UINT64_C(0x2b2e009bf7ffc7d7)},
+        {KV_3, 128, UINT64_C(0x5ab5d8ef84d4d319), UINT64_C(0x65f0675355f79200)},
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct random r = {77};
+        struct page p = page_make(&r, 0, want[i].format, want[i].D);
+        page_pack(k, &p, want[i].format);
+        assert_true(fnv(UINT64_C(0xcbf29ce484222325), p.record, p.bytes) == want[i].record);
+        assert_true(fnv(UINT64_C(0xcbf29ce484222325), p.scan, kv_scan_bytes(p.D)) == want[i].scan);
+        page_free(&p);
+    }
+}
+
+static void test_frozen(void **state)
+{
+    (void)state;
+    each_backend(frozen);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -471,7 +521,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),       cmocka_unit_test(test_names), cmocka_unit_test(test_layout),
         cmocka_unit_test(test_bounded),     cmocka_unit_test(test_scan),  cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_same_values), cmocka_unit_test(test_raw),
+        cmocka_unit_test(test_same_values), cmocka_unit_test(test_raw),   cmocka_unit_test(test_frozen),
     };
     return cmocka_run_group_tests_name("kernels_page", tests, NULL, NULL);
 }
