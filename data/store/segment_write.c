@@ -21,7 +21,7 @@
 #include "engine/base/bytes.h"
 #include "engine/base/file.h"
 
-enum { ADOPT_TRIES = 64, PIECE_PARTS = 256, PIECE = 8 << 20 };
+enum { ADOPT_TRIES = 64 };
 
 /* ---- the writer -----------------------------------------------------------------------------------------
  */
@@ -213,83 +213,35 @@ static int reserve(struct store *s, uint64_t end, struct err *e)
     }
 }
 
-/* ---- one stream of writes -------------------------------------------------------------------------------
+/* ---- payloads --------------------------------------------------------------------------------------------
  */
 
-struct stream {
-    int fd, n;
-    const char *path;
-    uint64_t offset; /* of the first byte that waits */
-    size_t bytes;    /* that wait */
-    struct iovec parts[PIECE_PARTS];
-};
-
-static int stream_flush(struct stream *w, struct err *e)
-{
-    uint64_t from = w->offset;
-    size_t total = w->bytes;
-    struct iovec *at = w->parts;
-    while (w->bytes) {
-        ssize_t n = pwritev(w->fd, at, w->n, (off_t)w->offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return err_errno(e, n ? errno : EIO, "cannot write %s; free disk space or check the disk",
-                             w->path);
-        w->offset += (uint64_t)n;
-        w->bytes -= (size_t)n;
-        for (size_t left = (size_t)n; left;) {
-            size_t take = at->iov_len < left ? at->iov_len : left;
-            at->iov_base = (uint8_t *)at->iov_base + take;
-            at->iov_len -= take;
-            left -= take;
-            if (!at->iov_len) {
-                at++;
-                w->n--;
-            }
-        }
-    }
-    w->n = 0;
-    /* A hint: the disk begins with this piece while the next one is made. The sync reports what fails. */
-    if (total >= PIECE / 2)
-        (void)sync_file_range(w->fd, (off_t)from, (off_t)total, SYNC_FILE_RANGE_WRITE);
-    return 0;
-}
-
-static int stream_add(struct stream *w, const void *bytes, size_t n, struct err *e)
-{
-    int rc = 0;
-    const uint8_t *at = bytes;
-    while (!rc && n) {
-        size_t take = PIECE - w->bytes < n ? PIECE - w->bytes : n;
-        /* writev's parts are not const, and it does not write to them */
-        w->parts[w->n++] = (struct iovec){(void *)(uintptr_t)at, take};
-        w->bytes += take;
-        at += take;
-        n -= take;
-        if (w->bytes == PIECE || w->n == PIECE_PARTS)
-            rc = stream_flush(w, e);
-    }
-    return rc;
-}
-
-/* Adds one part to the running group's checksum; `fill` is the bytes in the group. */
-static void sum_part(XXH3_state_t *state, size_t *fill, const struct iovec *part, struct buf *sums)
+/* Writes one part and adds it to the running group's checksum; `fill` is the bytes in the group. Group by
+ * group, so that what was summed is still near when it is copied. */
+static int write_part(struct stream *w, XXH3_state_t *state, size_t *fill, const struct iovec *part,
+                      struct buf *sums, struct err *e)
 {
     const uint8_t *at = part->iov_base;
     size_t left = part->iov_len;
-    while (left) {
+    int rc = 0;
+    while (!rc && left) {
         size_t take = SEGMENT_GROUP - *fill < left ? SEGMENT_GROUP - *fill : left;
-        XXH3_64bits_update(state, at, take);
-        at += take;
-        left -= take;
-        *fill += take;
+        if (take == SEGMENT_GROUP) {
+            put_u64(sums, XXH3_64bits(at, take));
+        } else {
+            XXH3_64bits_update(state, at, take);
+            *fill += take;
+        }
         if (*fill == SEGMENT_GROUP) {
             put_u64(sums, XXH3_64bits_digest(state));
             XXH3_64bits_reset(state);
             *fill = 0;
         }
+        rc = stream_add(w, at, take, e);
+        at += take;
+        left -= take;
     }
+    return rc;
 }
 
 static int write_payload(struct stream *w, XXH3_state_t *state, const struct span_put *put, struct buf *sums,
@@ -298,40 +250,38 @@ static int write_payload(struct stream *w, XXH3_state_t *state, const struct spa
     XXH3_64bits_reset(state);
     size_t fill = 0;
     int rc = 0;
-    for (int i = 0; !rc && i < put->n; i++) {
-        sum_part(state, &fill, &put->parts[i], sums);
-        rc = stream_add(w, put->parts[i].iov_base, put->parts[i].iov_len, e);
-    }
+    for (int i = 0; !rc && i < put->n; i++)
+        rc = write_part(w, state, &fill, &put->parts[i], sums, e);
     if (fill)
         put_u64(sums, XXH3_64bits_digest(state));
     return !rc && sums->failed ? err_memory(e, "checksums") : rc;
 }
 
-/* `start` is where the first payload goes. */
+/* [start, end) is where they go. */
 static int write_all(struct store *s, const struct span_put *puts, size_t n, struct placed *placed,
-                     uint64_t start, struct buf *sums, struct err *e)
+                     const struct extent *range, struct buf *sums, struct err *e)
 {
     static const uint8_t gap[SEGMENT_ALIGN];
     XXH3_state_t *state = XXH3_createState();
     if (!state)
         return err_memory(e, "a checksum");
-    struct stream w = {.fd = s->writer.fd, .path = s->writer.path, .offset = start};
-    int rc = 0;
-    uint64_t at = start;
+    struct stream *w;
+    int direct = range->end - range->offset >= s->segment_direct;
+    int rc = stream_open(&w, s->writer.fd, s->writer.path, range->offset, direct, e);
+    uint64_t at = range->offset;
     for (size_t i = 0; !rc && i < n; i++) {
         struct placed *p = &placed[i];
         if (p->skip)
             continue;
         if (p->size && p->offset > at)
-            rc = stream_add(&w, gap, (size_t)(p->offset - at), e);
+            rc = stream_add(w, gap, (size_t)(p->offset - at), e);
         p->sums_at = sums->len;
         if (!rc)
-            rc = write_payload(&w, state, &puts[i], sums, e);
+            rc = write_payload(w, state, &puts[i], sums, e);
         p->sums_bytes = sums->len - p->sums_at;
         at = p->size ? p->offset + p->size : at;
     }
-    if (!rc)
-        rc = stream_flush(&w, e);
+    rc = stream_close(w, rc, e);
     XXH3_freeState(state);
     int status = 0;
     while (!rc && (status = fdatasync(s->writer.fd)) && errno == EINTR)
@@ -364,7 +314,7 @@ int segment_append(struct store *s, const struct span_put *puts, size_t n, struc
         return err_set(e, ERR_LIMIT, "too many bytes at once; put them in smaller batches");
     rc = reserve(s, last, e);
     if (!rc)
-        rc = write_all(s, puts, n, placed, start, sums, e);
+        rc = write_all(s, puts, n, placed, &(struct extent){.offset = start, .end = at}, sums, e);
     if (rc) {
         segment_writer_close(s); /* cuts what was written; failing that, the next writer does */
         return rc;

@@ -74,6 +74,7 @@ int store_open(const char *dir, struct store **out, struct err *e)
         return err_memory(e, "the store");
     s->writer.fd = -1;
     s->segment_limit = SEGMENT_LIMIT;
+    s->segment_direct = SEGMENT_DIRECT;
     s->segment_reserve = SEGMENT_RESERVE;
     int rc = make_folders(s, dir, e);
     if (!rc)

@@ -23,6 +23,7 @@
 enum { SEGMENT_HEADER = 4096, SEGMENT_ALIGN = 4096, SEGMENT_GROUP = 256 * 1024 };
 #define SEGMENT_LIMIT ((uint64_t)256 << 20)  /* a file this long takes no further span */
 #define SEGMENT_RESERVE ((uint64_t)64 << 20) /* room is taken from the file system in steps of this */
+#define SEGMENT_DIRECT ((uint64_t)32 << 20)  /* a batch this large is written around the page cache */
 #define SPAN_MAX ((uint64_t)1 << 34)         /* bytes of one span */
 
 /* Bytes of span row p; a damaged size counts nothing. */
@@ -60,6 +61,7 @@ struct store {
     struct id_set verified, damaged; /* span rows; ids are never used again */
     uint64_t segment_limit;          /* SEGMENT_LIMIT; tests make it small */
     uint64_t segment_reserve;        /* SEGMENT_RESERVE; tests make it small */
+    uint64_t segment_direct;         /* SEGMENT_DIRECT; tests make it small */
     int depth;                       /* of open transactions */
     int put_inside;                  /* one of them wrote a span or made a segment */
     int owes_space, owes_text;       /* store_settle has to do: segments, the database */
@@ -177,6 +179,17 @@ int segment_append(struct store *s, const struct span_put *puts, size_t n, struc
                    struct buf *sums, uint64_t *end, struct err *e);
 void segment_advance(struct store *s, uint64_t end); /* before the commit: it may reach the disk and fail */
 void segment_writer_close(struct store *s);          /* the next append looks at the rows again */
+
+/* ---- segment_stream.c -----------------------------------------------------------------------------------
+ */
+
+/* Bytes one behind another from `offset` on; `direct` asks for O_DIRECT, which needs an offset at a multiple
+ * of SEGMENT_ALIGN and pads the last block with zeros. Added bytes must live until stream_close, which waits
+ * for all writes, frees w (NULL is legal) and returns rc or what failed. No sync. */
+struct stream;
+int stream_open(struct stream **out, int fd, const char *path, uint64_t offset, int direct, struct err *e);
+int stream_add(struct stream *w, const void *bytes, size_t n, struct err *e);
+int stream_close(struct stream *w, int rc, struct err *e);
 
 /* ---- segment_tidy.c -------------------------------------------------------------------------------------
  */
