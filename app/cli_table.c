@@ -192,6 +192,11 @@ static const struct cli_option options[] = {
      .offset = AT(repair),
      .group = CLI_REPAIR,
      .help = "drop damaged readings, to be read again from the text; text and turns are never touched"},
+    {.name = "changed",
+     .kind = CLI_FLAG,
+     .offset = AT(changed),
+     .group = CLI_CHANGED,
+     .help = "read the session's files again that changed on disk, from the first change on"},
     {.name = "without-kv",
      .kind = CLI_FLAG,
      .offset = AT(without_kv),
@@ -270,6 +275,11 @@ static const struct cli_sub eval_subs[] = {
      "how well the model predicts a text: windows of --ctx tokens, each read afresh, "
      "the second half of each scored",
      1, 1, 0},
+    {"kv", "FILE",
+     "what every --kv format costs and changes: bytes of memory a token, and against raw the divergence of "
+     "the "
+     "predictions (KL) and the perplexity; windows as above",
+     1, 1, 0},
 };
 
 static const struct cli_sub bench_subs[] = {
@@ -292,11 +302,10 @@ static const struct cli_command commands[CLI_COMMANDS] = {
                   .max_args = -1},
     [CLI_ADD] = {.id = CLI_ADD,
                  .name = "add",
-                 .args = "PATH...",
+                 .args = "[PATH...]",
                  .summary = "read documents into a session",
                  .text = "Ctrl-C keeps what is read; the same command goes on from there.",
-                 .groups = CLI_NAMED | CLI_MODEL | CLI_LONG | CLI_JSON,
-                 .min_args = 1,
+                 .groups = CLI_NAMED | CLI_MODEL | CLI_LONG | CLI_JSON | CLI_CHANGED,
                  .max_args = -1},
     [CLI_ASK] = {.id = CLI_ASK,
                  .name = "ask",

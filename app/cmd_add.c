@@ -72,7 +72,7 @@ int cmd_add(const struct config *c, struct err *e)
     struct workbench w = {0};
     char *name = NULL;
     if (!c->n_args && !c->changed)
-        return err_set(e, ERR_USAGE, "nothing to add: name files or folders, or --changed");
+        return err_set(e, ERR_USAGE, "lectern add wants PATH... or --changed");
     int rc = workbench_name(c, c->args, c->n_args, &name, e);
     if (!rc)
         rc = workbench_open(&w, c, e);

@@ -86,8 +86,8 @@ refuse 2 'lectern sessions has no ‘lst’; did you mean ‘list’?' sessions 
 refuse 2 '--budget wants a size such as 50G, 1.5T, 800MiB or 0, not ‘many’' store gc --budget many
 refuse 2 '--repair means nothing to ‘lectern store gc’; see lectern help store' store gc --repair
 refuse 2 'lectern logits wants --tokens FILE and --out FILE' logits
-refuse 2 'lectern add wants PATH...' add
-refuse 2 'lectern eval wants a further word: there is perplexity' eval
+refuse 2 'lectern add wants PATH... or --changed' add
+refuse 2 'lectern eval wants a further word: there is perplexity, kv' eval
 refuse 2 'no command ‘adn’; did you mean ‘add’?' help adn
 refuse 2 '--completion wants bash, zsh or fish, not ‘tcsh’' --completion tcsh
 

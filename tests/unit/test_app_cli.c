@@ -190,7 +190,6 @@ static void unknown_words_name_the_nearest(void **state)
 static void counts_of_words(void **state)
 {
     (void)state;
-    refused("add", "lectern add wants PATH...");
     refused("ask", "lectern ask wants");
     refused("tokenize", "lectern tokenize wants FILE");
     refused("tokenize|a|b", "and got 2 words");
@@ -198,8 +197,9 @@ static void counts_of_words(void **state)
     refused("sessions|rename|a", "lectern sessions rename wants SESSION NEW");
     refused("sessions|list|a", "wants nothing more");
     refused("sessions|delete", "wants SESSION...");
-    refused("eval", "lectern eval wants a further word: there is perplexity");
+    refused("eval", "lectern eval wants a further word: there is perplexity, kv");
     refused("eval|perplexity", "wants FILE");
+    refused("eval|kv", "lectern eval kv wants FILE");
     refused("logits|--out|x", "lectern logits wants --tokens FILE and --out FILE");
 }
 
