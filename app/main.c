@@ -80,7 +80,7 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN); /* so is a file-size limit */
     config_init(&c);
     int rc = cli_parse(argc, argv, &c, &command, &e);
-    int status = rc ? 2 : 0;
+    int status = !rc ? 0 : rc == ERR_MEMORY ? 1 : 2;
     if (!rc) {
         rc = run(&c, command, &e);
         if (!rc && output_flush(&flush)) {

@@ -39,14 +39,14 @@ void segment_header_make(uint8_t header[SEGMENT_HEADER], const uint8_t uuid[16],
 int segment_header_check(int fd, const char *path, const uint8_t uuid[16], int64_t id, struct err *e)
 {
     uint8_t want[SEGMENT_HEADER], have[SEGMENT_HEADER];
-    ssize_t n;
-    do
-        n = pread(fd, have, sizeof have, 0);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return err_errno(e, errno, "cannot read %s", path);
+    size_t got = 0;
+    for (ssize_t n = 1; n && got<sizeof have; got += n> 0 ? (size_t)n : 0) {
+        n = pread(fd, have + got, sizeof have - got, (off_t)got);
+        if (n < 0 && errno != EINTR)
+            return err_errno(e, errno, "cannot read %s", path);
+    }
     segment_header_make(want, uuid, id);
-    if (n != SEGMENT_HEADER || memcmp(want, have, SEGMENT_HEADER) != 0)
+    if (got != SEGMENT_HEADER || memcmp(want, have, SEGMENT_HEADER) != 0)
         return err_set(e, ERR_FORMAT, "%s has a damaged header; it will be read again from the document",
                        path);
     return 0;
