@@ -97,6 +97,39 @@ static int cut(int fd, const char *path, uint64_t from, uint64_t length, int *le
     return rc;
 }
 
+/* A reader inside [from, to), if there is one: its range, cut to blocks. */
+static int reader_in(int fd, uint64_t from, uint64_t to, struct extent *range)
+{
+    struct flock asked = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)from, .l_len = (off_t)(to - from)};
+    if (fcntl(fd, F_OFD_GETLK, &asked) || asked.l_type == F_UNLCK)
+        return 0; /* who cannot be asked is met by the lock itself */
+    uint64_t start = (uint64_t)asked.l_start, end = asked.l_len ? start + (uint64_t)asked.l_len : to;
+    start = start / SEGMENT_ALIGN * SEGMENT_ALIGN;
+    end = (end + SEGMENT_ALIGN - 1) / SEGMENT_ALIGN * SEGMENT_ALIGN;
+    range->offset = start > from ? start : from;
+    range->end = end < to ? end : to;
+    return range->end > range->offset;
+}
+
+/* All of [from, to) but what readers hold. `tail`: nothing comes behind, the file may become shorter. */
+static int cut_around(int fd, const char *path, uint64_t from, uint64_t to, int tail, int *left,
+                      struct err *e)
+{
+    struct extent held;
+    int rc = 0;
+    while (!rc && from < to && reader_in(fd, from, to, &held)) {
+        *left = 1;
+        /* The system tells any reader of the range, and most often the first one. */
+        if (held.offset > from)
+            rc = cut_around(fd, path, from, held.offset, 0, left, e);
+        from = held.end;
+    }
+    if (rc || from >= to)
+        return rc;
+    return cut(fd, path, from, tail ? 0 : to - from, left, e);
+}
+
 static int remove_segment(struct store *s, int64_t id, const char *path, struct err *e)
 {
     int rc = sql_begin(s, e);
@@ -119,7 +152,7 @@ static int cut_free(struct store *s, int fd, const char *path, const struct exte
     uint64_t at = SEGMENT_HEADER;
     for (size_t i = 0; !rc && i < n; i++) {
         if (used[i].offset >= at + SEGMENT_ALIGN)
-            rc = cut(fd, path, at, used[i].offset - at, left, e);
+            rc = cut_around(fd, path, at, used[i].offset, 0, left, e);
         uint64_t end = (used[i].end + SEGMENT_ALIGN - 1) / SEGMENT_ALIGN * SEGMENT_ALIGN;
         at = end > at ? end : at;
     }
@@ -131,7 +164,7 @@ static int cut_free(struct store *s, int fd, const char *path, const struct exte
     /* Cutting a file at its own end gives back blocks reserved behind it. A file shorter than its rows is
      * damaged and must not grow. */
     if (!rc && (size > at || !mine) && n && size >= used[n - 1].end)
-        rc = cut(fd, path, size > at ? at : size, 0, left, e);
+        rc = size > at ? cut_around(fd, path, at, size, 1, left, e) : cut(fd, path, size, 0, left, e);
     if (mine && size > at)
         s->writer.reserved = 0;
     return rc;
