@@ -86,14 +86,20 @@ static uint8_t byte_of(unsigned i, size_t at)
     return (uint8_t)(mix(i + 77) + at * 167 + (at >> 9));
 }
 
+void fixture_bytes(unsigned i, uint8_t *bytes)
+{
+    size_t n = fixture_size(i);
+    for (size_t k = 0; k < n; k++)
+        bytes[k] = byte_of(i, k);
+}
+
 int fixture_put(struct store *s, unsigned i, struct err *e)
 {
     size_t n = fixture_size(i);
     uint8_t *bytes = malloc(n + 1);
     if (!bytes)
         return err_memory(e, "test bytes");
-    for (size_t k = 0; k < n; k++)
-        bytes[k] = byte_of(i, k);
+    fixture_bytes(i, bytes);
     /* Three parts with cuts that are no friend of groups. */
     size_t a = n / 3, b = n / 2;
     const struct iovec parts[] = {{bytes, a}, {bytes + a, b - a}, {bytes + b, n - b}};

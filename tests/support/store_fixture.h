@@ -19,7 +19,8 @@ char *fixture_segment(const char *dir, int number);
 int fixture_sql(const char *dir, const char *statements);
 
 void fixture_key(unsigned i, uint8_t key[STORE_KEY_BYTES]);
-size_t fixture_size(unsigned i); /* 0 bytes to 1.3 MB, often about a group's border */
+size_t fixture_size(unsigned i);                /* 0 bytes to 1.3 MB, often about a group's border */
+void fixture_bytes(unsigned i, uint8_t *bytes); /* [fixture_size(i)] */
 int fixture_put(struct store *s, unsigned i, struct err *e);
 /* 0 = maps and every byte is right; else the error of map, or -1 for wrong bytes. */
 int fixture_check(struct store *s, unsigned i, struct err *e);

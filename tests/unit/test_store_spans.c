@@ -7,9 +7,14 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "data/store/store_internal.h"
@@ -332,6 +337,201 @@ static void list_visits_all(void **state)
     assert_int_equal(seen.n, 3);
 }
 
+/* ---- batches and room ---------------------------------------------------------------------------------- */
+
+enum { BATCH_MAX = 64 };
+
+/* Spans first ... first+n-1 of the fixture as one batch; `spoil` (< n) gets a wrong argument. */
+static int put_batch(struct world *w, unsigned first, unsigned n, unsigned spoil)
+{
+    struct span_put puts[BATCH_MAX];
+    struct iovec parts[BATCH_MAX][2];
+    static uint8_t keys[BATCH_MAX][16];
+    unsigned meta[BATCH_MAX];
+    assert_true(n <= BATCH_MAX);
+    for (unsigned k = 0; k < n; k++) {
+        size_t size = fixture_size(first + k), cut = size / 3;
+        uint8_t *bytes = malloc(size + 1);
+        assert_non_null(bytes);
+        fixture_bytes(first + k, bytes);
+        fixture_key(first + k, keys[k]);
+        meta[k] = first + k;
+        parts[k][0] = (struct iovec){bytes, cut};
+        parts[k][1] = (struct iovec){bytes + cut, size - cut};
+        puts[k] = (struct span_put){.kind = 1,
+                                    .key = keys[k],
+                                    .meta = &meta[k],
+                                    .meta_size = sizeof meta[k],
+                                    .parts = parts[k],
+                                    .n = 2,
+                                    .position = 10 * (first + k),
+                                    .seconds = k == spoil ? (double)NAN : 0.25};
+    }
+    int rc = store_spans_put(w->s, puts, n, &w->e);
+    for (unsigned k = 0; k < n; k++)
+        free(parts[k][0].iov_base);
+    return rc;
+}
+
+static void a_batch_is_many_puts(void **state)
+{
+    struct world *w = *state;
+    assert_int_equal(store_spans_put(w->s, NULL, 0, &w->e), 0);
+    assert_int_equal(fixture_put(w->s, 14, &w->e), 0); /* one of them is there already */
+    assert_int_equal(put_batch(w, 0, 36, 99), 0);
+    for (int pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < 36; i++) {
+            uint8_t key[16];
+            struct span_info info;
+            fixture_key(i, key);
+            assert_int_equal(fixture_check(w->s, i, &w->e), 0);
+            assert_int_equal(store_span_find(w->s, 1, key, &info, &w->e), 0);
+            assert_int_equal(info.position, i == 14 ? 0 : 10 * i);
+            assert_true(info.seconds == (i == 14 ? 0 : 0.25));
+        }
+        reopen(w);
+    }
+    /* One file, one run: the payloads lie behind each other. */
+    int64_t n, wrong;
+    assert_int_equal(sql_number(w->s, &n, "SELECT count(DISTINCT segment) FROM spans", SQL_NO_ARGS, &w->e),
+                     0);
+    assert_int_equal(n, 1);
+    assert_int_equal(
+        sql_number(w->s, &wrong,
+                   "SELECT count(*) FROM spans a JOIN spans b ON b.id=a.id+1 WHERE a.id>1 AND a.size>0"
+                   " AND b.size>0 AND b.offset<>(a.offset+a.size+4095)/4096*4096",
+                   SQL_NO_ARGS, &w->e),
+        0);
+    assert_int_equal(wrong, 0);
+    struct store_stats stats;
+    assert_int_equal(put_batch(w, 0, 36, 99), 0); /* all there: nothing is written */
+    assert_int_equal(store_stats(w->s, &stats, &w->e), 0);
+    assert_int_equal(stats.spans, 36);
+}
+
+static void a_key_twice_in_a_batch_counts_once(void **state)
+{
+    struct world *w = *state;
+    uint8_t a[16], b[16];
+    fixture_key(1, a);
+    fixture_key(2, b);
+    static uint8_t bytes[9000];
+    const struct iovec part = {bytes, sizeof bytes};
+    const struct span_put puts[] = {{.kind = 1, .key = a, .parts = &part, .n = 1},
+                                    {.kind = 1, .key = a, .parts = &part, .n = 1},
+                                    {.kind = 1, .key = b, .parts = &part, .n = 1},
+                                    {.kind = 2, .key = a, .parts = &part, .n = 1}};
+    assert_int_equal(store_spans_put(w->s, puts, 4, &w->e), 0);
+    struct store_stats stats;
+    assert_int_equal(store_stats(w->s, &stats, &w->e), 0);
+    assert_int_equal(stats.spans, 3);
+    struct span_map m;
+    assert_int_equal(store_span_map(w->s, 1, b, &m, &w->e), 0);
+    assert_int_equal(m.size, sizeof bytes);
+    store_span_unmap(w->s, &m);
+}
+
+static void a_batch_is_all_or_none(void **state)
+{
+    struct world *w = *state;
+    assert_int_equal(fixture_put(w->s, 50, &w->e), 0);
+    assert_int_equal(put_batch(w, 0, 12, 7), ERR_USAGE); /* seen before anything is written */
+    assert_int_equal(fixture_sql(w->dir, "CREATE TRIGGER no BEFORE INSERT ON spans WHEN NEW.position=80"
+                                         " BEGIN SELECT RAISE(ABORT, 'no'); END"),
+                     0);
+    assert_int_not_equal(put_batch(w, 0, 12, 99), 0); /* seen when rows are written already */
+    for (unsigned i = 0; i < 12; i++)
+        assert_int_equal(fixture_check(w->s, i, &w->e), ERR_NOT_FOUND);
+    assert_int_equal(fixture_check(w->s, 50, &w->e), 0);
+    assert_int_equal(fixture_sql(w->dir, "DROP TRIGGER no"), 0);
+    assert_int_equal(put_batch(w, 0, 12, 99), 0);
+    for (unsigned i = 0; i < 12; i++)
+        assert_int_equal(fixture_check(w->s, i, &w->e), 0);
+    uint64_t payload = fixture_size(50);
+    for (unsigned i = 0; i < 12; i++)
+        payload += fixture_size(i) + 4096;
+    store_close(w->s);
+    w->s = NULL;
+    assert_true(disk_bytes(w->dir, 1) <= payload + 3 * 4096); /* what failed takes no room */
+}
+
+static void a_large_batch_goes_the_other_way(void **state)
+{
+    struct world *w = *state;
+    for (unsigned first = 0; first < 192; first += BATCH_MAX) /* about 20 MB each */
+        assert_int_equal(put_batch(w, 100 + first, BATCH_MAX, 99), 0);
+    assert_int_equal(fixture_put(w->s, 9, &w->e), 0); /* and a small one behind it */
+    reopen(w);
+    for (unsigned i = 100; i < 292; i++)
+        assert_int_equal(fixture_check(w->s, i, &w->e), 0);
+    assert_int_equal(fixture_check(w->s, 9, &w->e), 0);
+}
+
+/* Pieces of the file on the disk, or 0 when the file system does not tell. */
+static unsigned extents_of(const char *dir, int segment)
+{
+    struct {
+        struct fiemap map;
+        struct fiemap_extent room[1];
+    } ask = {.map = {.fm_length = ~0ull, .fm_flags = FIEMAP_FLAG_SYNC}}; /* only counts */
+    char *path = fixture_segment(dir, segment);
+    int fd = open(path, O_RDONLY);
+    assert_true(fd >= 0);
+    unsigned n = ioctl(fd, FS_IOC_FIEMAP, &ask.map) ? 0 : ask.map.fm_mapped_extents;
+    close(fd);
+    free(path);
+    return n;
+}
+
+static void small_spans_do_not_fragment(void **state)
+{
+    struct world *w = *state;
+    enum { N = 200 };
+    struct store *other; /* two writers take turns, as two documents that are read at once */
+    assert_int_equal(store_open(w->dir, &other, &w->e), 0);
+    for (unsigned i = 0; i < N; i++) {
+        static uint8_t bytes[5000];
+        uint8_t key[16];
+        const struct iovec part = {bytes, sizeof bytes};
+        fixture_key(i, key);
+        const struct span_put put = {.kind = 1, .key = key, .parts = &part, .n = 1};
+        assert_int_equal(store_span_put(i % 2 ? other : w->s, &put, &w->e), 0);
+    }
+    assert_true(disk_bytes(w->dir, 1) > SEGMENT_RESERVE / 2); /* room is reserved ... */
+    store_close(other);
+    store_close(w->s);
+    w->s = NULL;
+    for (int segment = 1; segment <= 2; segment++) {
+        assert_true(disk_bytes(w->dir, segment) <= (N / 2 + 2) * 8192); /* ... and given back */
+        assert_true(extents_of(w->dir, segment) <= 8);                  /* of 100 appends */
+    }
+}
+
+static void a_killed_writers_reserve_comes_back(void **state)
+{
+    struct world *w = *state;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (!pid) {
+        struct store *s;
+        if (store_open(w->dir, &s, &w->e) || fixture_put(s, 5, &w->e))
+            _exit(1);
+        _exit(0); /* closes nothing */
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_true(disk_bytes(w->dir, 1) > SEGMENT_RESERVE / 2);
+    int64_t id;
+    uint8_t key[16];
+    fixture_key(5, key);
+    assert_int_equal(store_session_create(w->s, "a", NULL, &id, &w->e), 0);
+    assert_int_equal(store_session_ref(w->s, id, 1, key, &w->e), 0);
+    assert_int_equal(store_collect(w->s, &w->e), 0);
+    assert_true(disk_bytes(w->dir, 1) < 1 << 20);
+    assert_int_equal(fixture_check(w->s, 5, &w->e), 0);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -349,6 +549,12 @@ int main(void)
         CASE(a_mapped_span_keeps_its_bytes),
         CASE(collect_takes_what_nobody_needs),
         CASE(list_visits_all),
+        CASE(a_batch_is_many_puts),
+        CASE(a_key_twice_in_a_batch_counts_once),
+        CASE(a_batch_is_all_or_none),
+        CASE(a_large_batch_goes_the_other_way),
+        CASE(small_spans_do_not_fragment),
+        CASE(a_killed_writers_reserve_comes_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
