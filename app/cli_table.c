@@ -84,7 +84,7 @@ static const struct cli_option options[] = {
      .offset = AT(kv_format),
      .group = CLI_MODEL | CLI_KVONLY,
      .choices = kv_names,
-     .help = "how keys and values are kept: raw (16 bits), kv8 (the default), k8v4, kv4; experimental: k4v2, "
+     .help = "how keys and values are kept: raw (16 bits), kv8, k8v4, kv4 (the default); experimental: k4v2, "
              "kv3"},
     {.name = "threads",
      .kind = CLI_INT,

@@ -25,7 +25,7 @@ void config_init(struct config *c)
                          .sparsity = -1,
                          .sink = -1,
                          .recent = -1,
-                         .kv_format = KV_8,
+                         .kv_format = KV_4,
                          .top_p = 1,
                          .seed = 1,
                          .max_tokens = 512,

@@ -60,7 +60,7 @@ static void nothing_is_the_reading_room(void **state)
     assert_int_equal(p.rc, 0);
     assert_int_equal(p.command->id, CLI_READ);
     assert_int_equal(p.c.n_args, 0);
-    assert_int_equal(p.c.kv_format, KV_8);
+    assert_int_equal(p.c.kv_format, KV_4);
     assert_string_equal(p.c.adapter, "auto");
     assert_true(p.c.sparsity < 0 && p.c.sink < 0 && p.c.recent < 0);
     assert_null(p.c.session);
