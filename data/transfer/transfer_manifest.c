@@ -6,6 +6,7 @@
  */
 #include "data/transfer/transfer_internal.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
@@ -265,9 +266,23 @@ int manifest_write(const struct manifest *m, struct buf *out, struct err *e)
 
 /* ---- reading it ---------------------------------------------------------------------------------------- */
 
+/* A text that could not be copied looks like none; errno tells (parse_json clears it). */
 static int bad(struct err *e, const char *what)
 {
+    if (errno == ENOMEM)
+        return err_memory(e, what);
     return err_set(e, ERR_FORMAT, "its manifest makes no sense (%s)", what);
+}
+
+/* NULL and ERR_MEMORY, or NULL and 0 for what is no JSON: jansson has no words where memory ran out. */
+static int parse_json(json_t **out, const char *bytes, size_t n, struct err *e)
+{
+    json_error_t said;
+    *out = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &said);
+    if (!*out && (!said.text[0] || json_error_code(&said) == json_error_out_of_memory))
+        return err_memory(e, "a manifest");
+    errno = 0;
+    return 0;
 }
 
 static int session_parse(const json_t *o, struct store_session *session, struct err *e)
@@ -351,16 +366,15 @@ static int lists_parse(const json_t *root, struct manifest *m, struct err *e)
 int manifest_parse(struct manifest *m, const char *bytes, size_t n, struct err *e)
 {
     *m = (struct manifest){0};
-    json_error_t said;
-    json_t *root = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &said);
+    json_t *root;
+    int rc = parse_json(&root, bytes, n, e);
+    if (rc)
+        return rc;
     const json_t *turns = json_object_get(root, "turns");
     const char *format = json_string_value(json_object_get(root, "format"));
     uint64_t version;
-    int rc = 0;
-    if (!root && json_error_code(&said) == json_error_out_of_memory)
-        rc = err_memory(e, "the manifest");
-    else if (!format || strcmp(format, format_name) != 0 ||
-             get_number(root, "version", INT64_MAX, &version) || !version)
+    if (!format || strcmp(format, format_name) != 0 || get_number(root, "version", INT64_MAX, &version) ||
+        !version)
         rc = bad(e, "format");
     else if (version > TRANSFER_VERSION)
         rc = err_set(e, ERR_UNSUPPORTED,
@@ -404,19 +418,15 @@ int turns_parse(const char *bytes, size_t n, uint64_t *count,
     for (size_t at = 0; at < n; ++*count) {
         const char *end = memchr(bytes + at, '\n', n - at);
         if (!end || end - (bytes + at) > TURN_MAX)
-            return err_set(e, ERR_FORMAT, "its conversation makes no sense (line %llu)",
+            return err_set(e, ERR_FORMAT, "its turns make no sense (line %llu)",
                            (unsigned long long)*count + 1);
-        json_error_t said;
-        json_t *o = json_loadb(bytes + at, (size_t)(end - (bytes + at)), JSON_REJECT_DUPLICATES, &said);
+        json_t *o;
+        int rc = parse_json(&o, bytes + at, (size_t)(end - (bytes + at)), e);
         const json_t *time = json_object_get(o, "time");
         struct store_turn turn = {0};
-        int rc = 0;
-        if (!o && json_error_code(&said) == json_error_out_of_memory)
-            rc = err_memory(e, "the conversation");
-        else if (get_text(o, "question", &turn.question) || get_text(o, "answer", &turn.answer) ||
-                 get_text(o, "json", &turn.json) || !json_is_integer(time))
-            rc = err_set(e, ERR_FORMAT, "its conversation makes no sense (line %llu)",
-                         (unsigned long long)*count + 1);
+        if (!rc && (get_text(o, "question", &turn.question) || get_text(o, "answer", &turn.answer) ||
+                    get_text(o, "json", &turn.json) || !json_is_integer(time)))
+            rc = bad(e, "turns");
         turn.time = json_integer_value(time);
         if (!rc)
             rc = add(arg, &turn, e);
