@@ -40,10 +40,12 @@ int segment_header_check(int fd, const char *path, const uint8_t uuid[16], int64
 {
     uint8_t want[SEGMENT_HEADER], have[SEGMENT_HEADER];
     size_t got = 0;
-    for (ssize_t n = 1; n && got<sizeof have; got += n> 0 ? (size_t)n : 0) {
+    ssize_t n = 1;
+    while (n && got < sizeof have) {
         n = pread(fd, have + got, sizeof have - got, (off_t)got);
         if (n < 0 && errno != EINTR)
             return err_errno(e, errno, "cannot read %s", path);
+        got += n > 0 ? (size_t)n : 0;
     }
     segment_header_make(want, uuid, id);
     if (got != SEGMENT_HEADER || memcmp(want, have, SEGMENT_HEADER) != 0)
