@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -213,13 +214,173 @@ static void a_full_disk_loses_nothing(void **state)
     store_close(s);
 }
 
+/* ---- killed while it makes room, deletes, strips, puts batches ----------------------------------------- */
+
+enum { CARE_ROUNDS = 40, GROUP = 8 };
+
+/* Batch b has spans 8b ... 8b+7, all sessions have their own. */
+static int put_group(struct store *s, int64_t id, unsigned b, struct err *e)
+{
+    struct span_put puts[GROUP];
+    struct iovec parts[GROUP];
+    uint8_t keys[GROUP][16];
+    unsigned meta[GROUP];
+    int rc = store_begin(s, e);
+    if (rc)
+        return rc;
+    for (unsigned k = 0; !rc && k < GROUP; k++) {
+        meta[k] = b * GROUP + k;
+        fixture_key(meta[k], keys[k]);
+        rc = store_session_ref(s, id, 1, keys[k], e);
+    }
+    rc = store_end(s, rc, e);
+    memset(parts, 0, sizeof parts);
+    for (unsigned k = 0; !rc && k < GROUP; k++) {
+        size_t n = fixture_size(meta[k]);
+        uint8_t *bytes = malloc(n + 1);
+        if (!bytes)
+            rc = err_memory(e, "test bytes");
+        else
+            fixture_bytes(meta[k], bytes);
+        parts[k] = (struct iovec){bytes, n};
+        puts[k] = (struct span_put){.kind = 1,
+                                    .key = keys[k],
+                                    .meta = &meta[k],
+                                    .meta_size = sizeof meta[k],
+                                    .parts = &parts[k],
+                                    .n = 1,
+                                    .position = k + 1};
+    }
+    if (!rc)
+        rc = store_spans_put(s, puts, GROUP, e);
+    for (unsigned k = 0; k < GROUP; k++)
+        free(parts[k].iov_base);
+    return rc;
+}
+
+/* Sessions come and go for ever; numbers follow from the round, so that no key comes twice. */
+static void care_for_ever(const char *dir, unsigned round)
+{
+    struct store *s;
+    struct err e = {0};
+    if (store_open(dir, &s, &e))
+        _exit(10);
+    s->segment_limit = ROLL;
+    s->segment_reserve = ROLL / 2;
+    s->segment_direct = ROLL / 8; /* both ways of writing */
+    for (unsigned k = 0; k < 1000; k++) {
+        char name[40];
+        int64_t id;
+        const struct store_budget b = {.bytes = 12 << 20};
+        snprintf(name, sizeof name, "s %u %u", round, k);
+        struct store_turn t = {.question = name, .answer = name};
+        int rc = store_session_create(s, name, NULL, &id, &e);
+        if (!rc)
+            rc = store_turn_add(s, id, &t, NULL, &e);
+        for (unsigned g = 0; !rc && g < 3; g++)
+            rc = put_group(s, id, 10000 + 3000 * round + 3 * k + g, &e);
+        if (!rc && k % 3 == 0)
+            rc = store_session_strip(s, id, NULL, &e);
+        if (!rc && k % 3 == 1)
+            rc = store_session_delete(s, id, &e);
+        if (!rc)
+            rc = store_gc(s, &b, NULL, NULL, NULL, &e);
+        if (rc)
+            _exit(11);
+    }
+    _exit(0);
+}
+
+static void tell(void *arg, const char *line)
+{
+    (void)arg;
+    print_message("%s\n", line);
+}
+
+static void killed_while_it_cares(void **state)
+{
+    const char *dir = *state;
+    unsigned random = 99;
+    for (unsigned round = 0; round < CARE_ROUNDS; round++) {
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (!pid)
+            care_for_ever(dir, round);
+        random = random * 1664525u + 1013904223u;
+        usleep(3000 + (random >> 8) % 150000);
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status));
+        struct store *s;
+        struct err e = {0};
+        if (store_open(dir, &s, &e))
+            fail_msg("open: %s", e.text);
+        struct store_verify_result seen;
+        const struct store_verify_options o = {.problem = tell};
+        assert_int_equal(store_verify(s, &o, &seen, &e), 0);
+        assert_int_equal(seen.problems, 0);
+        struct all all = {.s = s};
+        assert_int_equal(store_span_list(s, -1, check_one, &all, &e), 0);
+        assert_int_equal(all.bad, 0);
+        if (round % 10 == 9) { /* what nobody has any more comes back whole */
+            struct store_gc_result r;
+            const struct store_budget nothing = {.bytes = 0};
+            struct store_stats stats;
+            assert_int_equal(store_gc(s, &nothing, NULL, NULL, &r, &e), 0);
+            assert_int_equal(r.bytes_after, 0);
+            assert_int_equal(store_stats(s, &stats, &e), 0);
+            assert_int_equal(stats.segment_files, 0);
+            assert_int_equal(stats.segment_disk_bytes, 0);
+        }
+        store_close(s);
+    }
+}
+
+/* A batch is killed at its 1st, 2nd, ... moment: all of it is there, or nothing. */
+static void a_killed_batch_is_all_or_none(void **state)
+{
+    const char *dir = *state;
+    struct store *s;
+    struct err e = {0};
+    int64_t id;
+    unsigned whole = 0, none = 0;
+    assert_int_equal(store_open(dir, &s, &e), 0);
+    assert_int_equal(store_session_create(s, "a", NULL, &id, &e), 0);
+    assert_int_equal(put_group(s, id, 0, &e), 0);
+    store_close(s);
+    for (unsigned round = 1; round <= 40; round++) {
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (!pid) {
+            if (store_open(dir, &s, &e) || put_group(s, id, round, &e))
+                _exit(1);
+            _exit(0);
+        }
+        usleep(1500 * round);
+        (void)kill(pid, SIGKILL);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        assert_int_equal(store_open(dir, &s, &e), 0);
+        unsigned there = 0;
+        for (unsigned k = 0; k < GROUP; k++) {
+            int rc = fixture_check(s, round * GROUP + k, &e);
+            assert_true(rc == 0 || rc == ERR_NOT_FOUND);
+            there += !rc;
+        }
+        assert_true(there == 0 || there == GROUP);
+        whole += there == GROUP;
+        none += there == 0;
+        store_close(s);
+    }
+    print_message("%u whole, %u not there\n", whole, none);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(killed_at_any_moment),
-        CASE(two_processes_write_at_once),
-        CASE(a_full_disk_loses_nothing),
+        CASE(killed_at_any_moment),  CASE(two_processes_write_at_once),   CASE(a_full_disk_loses_nothing),
+        CASE(killed_while_it_cares), CASE(a_killed_batch_is_all_or_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
