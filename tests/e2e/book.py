@@ -124,8 +124,10 @@ def the_guide(work):
     print(f"the guide: {read['tokens']} tokens read in {seconds:.1f} s")
     cited = 0
     for number, (question, fact, index, label) in enumerate(facts()):
-        got, _ = ask(GUIDE, question, data=data)
+        got, err = ask(GUIDE, question, data=data)
         usage = got["usage"]
+        line = f"restored {read['tokens']}, verified, "
+        expect(line in err and got["restore"]["line"].startswith(line), f"{got['restore']} {err!r}")
         expect(usage["prefilled"] == 0, f"{question}: {usage} (nothing of the document may be read again)")
         expect(usage["restored"] == read["tokens"] and usage["proof"] == "verified", f"{question}: {usage}")
         pages = [(c["page_index"], c["page_label"]) for c in got["citations"]]
@@ -237,8 +239,18 @@ def two_documents(work):
     expect("Solberg" in got["answer"] and "Brandt" not in got["answer"], f"{got['answer']!r}")
     expect("Solberg" in got["citations"][0]["quote"], f"{got['citations']}")
     print(f"edited: {got['answer']!r}; {err.strip().splitlines()[0]!r}")
-    got, _ = ask("-s", "notes", "What is the soup of the day on Friday?", data=data)
+    expect(got["changed"] == [] and got["restore"]["reason"].startswith("the text changed at"), f"{got['restore']}")
+
+    with open(kitchen, "w", encoding="utf-8") as f:  # unasked, the text as it was is kept and the change is told
+        f.write(NOTES["kitchen.txt"].replace("pumpkin", "lentil"))
+    got, err = ask("-s", "notes", "What is the soup of the day on Friday?", data=data)
     expect("pumpkin" in got["answer"] and got["usage"]["prefilled"] == 0, f"{got}")
+    expect(got["changed"] == [kitchen] and "kitchen.txt changed on disk" in err, f"{got['changed']} {err!r}")
+    read, err = add("--changed", "-s", "notes", data=data)
+    expect(read["restored"] > 0 and read["prefilled"] < read["tokens"], f"what comes before it is kept: {read}")
+    print(f"--changed: {err.strip().splitlines()[-1]!r}")
+    got, err = ask("-s", "notes", "What is the soup of the day on Friday?", data=data)
+    expect("lentil" in got["answer"] and got["usage"]["prefilled"] == 0 and got["changed"] == [], f"{got}")
 
 
 def broken_pdf(work):
@@ -294,7 +306,8 @@ def damaged_segment(work):
         expect(same_answer(got, wanted), f"flipped at {at} of {segment}: {got} is not {wanted}\n{err}")
         restored, prefilled = got["usage"]["restored"], got["usage"]["prefilled"]
         expect(restored + prefilled == read["tokens"], f"{got['usage']}")
-        expect(not prefilled or "damaged" in err, f"read again without a word: {err!r}")
+        expect(not prefilled or "damaged" in got["restore"]["reason"] and "damaged" in err,
+               f"read again without a word: {got['restore']} {err!r}")
         reread += prefilled > 0
         print(f"  flip {part} in page {at // 4096} of {os.path.basename(segment)}: restored {restored}, read again {prefilled} {err.strip()[-110:]!r}")
     expect(reread > 0, "no flip hit what is restored")
