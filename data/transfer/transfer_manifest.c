@@ -274,12 +274,12 @@ static int bad(struct err *e, const char *what)
     return err_set(e, ERR_FORMAT, "its manifest makes no sense (%s)", what);
 }
 
-/* NULL and ERR_MEMORY, or NULL and 0 for what is no JSON: jansson has no words where memory ran out. */
+/* NULL and ERR_MEMORY, or NULL and 0 for what is no JSON: jansson does not always tell them apart. */
 static int parse_json(json_t **out, const char *bytes, size_t n, struct err *e)
 {
-    json_error_t said;
-    *out = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &said);
-    if (!*out && (!said.text[0] || json_error_code(&said) == json_error_out_of_memory))
+    errno = 0;
+    *out = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, NULL);
+    if (!*out && errno == ENOMEM)
         return err_memory(e, "a manifest");
     errno = 0;
     return 0;
