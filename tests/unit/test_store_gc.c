@@ -462,6 +462,44 @@ static void a_failure_half_way_keeps_the_rest(void **state)
     assert_int_equal(gc(w, 6).bytes_after, 6 * UNIT);
 }
 
+/* Another process reads a session into the store, as `add` does, while this one makes all the room it can. */
+static void a_writer_at_work_loses_nothing(void **state)
+{
+    struct world *w = *state;
+    int64_t id = make(w, "a", 1000), idle = make(w, "idle", 10);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (!pid) {
+        struct world mine = {.dir = w->dir};
+        struct store_lock *lock;
+        if (store_open(w->dir, &mine.s, &mine.e) || store_session_lock(mine.s, id, &lock, &mine.e))
+            _exit(2);
+        mine.s->segment_limit = 5 * UNIT;
+        for (unsigned i = 100; i < 160; i++) {
+            ref(&mine, id, i);
+            put(&mine, i, i);
+            for (unsigned k = 100; k <= i; k += 7)
+                if (!there(&mine, k))
+                    _exit(3);
+        }
+        store_session_unlock(lock);
+        store_close(mine.s);
+        _exit(0);
+    }
+    int status = 0;
+    unsigned rounds = 0;
+    while (!waitpid(pid, &status, WNOHANG) && !lock_in_use(w->s, id)) /* until it has begun */
+        usleep(1000);
+    for (; !status && !waitpid(pid, &status, WNOHANG); rounds++) {
+        ref(w, idle, 300 + rounds % 5);
+        put(w, 300 + rounds % 5, 1);
+        (void)gc(w, 0);
+    }
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_true(rounds > 0);
+}
+
 /* ---- strip, usage, chains ------------------------------------------------------------------------------ */
 
 static void strip_keeps_text_and_what_is_shared(void **state)
@@ -568,6 +606,7 @@ int main(void)
         CASE(free_space_is_left),
         CASE(it_reports_and_can_be_stopped),
         CASE(a_failure_half_way_keeps_the_rest),
+        CASE(a_writer_at_work_loses_nothing),
         CASE(strip_keeps_text_and_what_is_shared),
         CASE(usage_is_counted_by_position),
         CASE(chains_are_listed),
