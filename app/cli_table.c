@@ -305,7 +305,7 @@ static const struct cli_command commands[CLI_COMMANDS] = {
                  .args = "[PATH...]",
                  .summary = "read documents into a session",
                  .text = "Ctrl-C keeps what is read; the same command goes on from there.",
-                 .groups = CLI_NAMED | CLI_MODEL | CLI_LONG | CLI_JSON | CLI_CHANGED,
+                 .groups = CLI_NAMED | CLI_MODEL | CLI_LONG | CLI_JSON | CLI_CHANGED | CLI_BUDGET,
                  .max_args = -1},
     [CLI_ASK] = {.id = CLI_ASK,
                  .name = "ask",

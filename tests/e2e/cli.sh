@@ -186,9 +186,10 @@ with_model() {
     printf 'The ferry leaves at noon.\n' >note.txt
     run 0 add -s 'my note' note.txt && run 0 sessions --json &&
         check "add makes a session" json 'len(v) == 1 and v[0]["name"] == "my note" and v[0]["documents"] == 1 and v[0]["tokens"] > 5'
+    run 0 add -s 'my note' note.txt --budget 1K && check "a budget never takes the open session" grep -q 'the budget is not met: what is left is open or pinned' err
     run 0 sessions rename 'my note' ferry && run 0 sessions fork ferry second && run 0 sessions show second --json &&
         check "a fork has the documents" json 'v["documents"][0]["path"].endswith("note.txt")'
-    run 0 store stats second --json && check "stats of a fork" json 'v["kv_bytes"] > 0 and v["documents"][0]["tokens"] > 5'
+    run 0 store stats second --json && check "stats of a fork" json 'v["kv_bytes"] > 0 and v["shared_bytes"] == v["kv_bytes"] and v["documents"][0]["tokens"] > 5'
     run 0 store && check "the stats name sessions and chains" test "$(grep -c -e '^  SESSION ' -e '^  CHAIN ' -e '^  second ' -e '^  ferry ' out)" -eq 4
     run 0 store pin second && run 0 sessions && check "pins are shown" grep -q '^second .*pinned$' out
     run 0 store gc --budget 0 --json && check "a pin holds" json 'v["bytes_after"] > 0 and v["kept_because_pinned"] == v["bytes_after"] and not v["met"]'

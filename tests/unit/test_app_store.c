@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 #include "app/cli.h"
 #include "app/commands.h"
+#include "app/interrupt.h"
 #include "app/store_care.h"
 #include "data/store/store.h"
 #include "engine/base/file.h"
@@ -430,6 +432,40 @@ static void out_and_in(void **state)
     json_decref(v);
 }
 
+/* Ctrl-C before the first step, in a process of its own: what is said, and that nothing is lost. */
+static void stopping(void **state)
+{
+    struct world *w = *state;
+    char to_file[300];
+    snprintf(to_file, sizeof to_file, "store|export|alpha|%s/z.lectern", w->dir);
+    const struct {
+        const char *line, *said;
+    } cases[] = {{"store|verify", "stopped; "},
+                 {"store|gc|--budget|0", "stopped; 0 spans were dropped, and the same command goes on"},
+                 {to_file, "was not written"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *line = cases[i].line;
+        pid_t child = fork();
+        if (!child) {
+            interrupt_watch();
+            raise(SIGINT);
+            int rc = command(w, line);
+            if (rc != ERR_CANCELLED || !strstr(w->e.text, cases[i].said))
+                fprintf(stderr, "%s: %d %s\n", line, rc, w->e.text);
+            _exit(rc == ERR_CANCELLED && strstr(w->e.text, cases[i].said) ? 0 : 1);
+        }
+        int status = 0;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+        json_t *v = json_of(w, "store|verify|--json", 0);
+        assert_int_equal(number(v, "spans"), 8);
+        json_decref(v);
+    }
+    char path[300];
+    snprintf(path, sizeof path, "%s/z.lectern", w->dir);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 static void unknown_sessions_are_named(void **state)
 {
     struct world *w = *state;
@@ -446,15 +482,11 @@ int main(void)
     setenv("XDG_CONFIG_HOME", "/nonexistent", 1);
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(stats_add_up),
-        TEST(tables_fit_the_terminal),
-        TEST(pins),
-        TEST(the_least_recently_opened_goes_first),
-        TEST(care),
-        TEST(strip),
-        TEST(out_and_in),
-        TEST(verify_finds_and_repairs),
-        TEST(unknown_sessions_are_named),
+        TEST(stats_add_up), TEST(tables_fit_the_terminal),
+        TEST(pins),         TEST(the_least_recently_opened_goes_first),
+        TEST(care),         TEST(strip),
+        TEST(out_and_in),   TEST(verify_finds_and_repairs),
+        TEST(stopping),     TEST(unknown_sessions_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
