@@ -432,16 +432,52 @@ static void out_and_in(void **state)
     json_decref(v);
 }
 
+static void contains(struct world *w, const char *line, const char *expected)
+{
+    int rc = command(w, line);
+    char *text = text_of(w);
+    if (rc || !strstr(text, expected))
+        fail_msg("%s: %d %s‘%s’, expected ‘%s’", line, rc, w->e.text, text, expected);
+    free(text);
+}
+
+/* A row that is not as it was written is shown as such, stops nothing else, and can be deleted. */
+static void damaged_rows(void **state)
+{
+    struct world *w = *state;
+    assert_int_equal(fixture_sql(w->dir, "UPDATE sessions SET tokens = tokens + 1 WHERE name = 'beta'"), 0);
+    assert_int_equal(fixture_sql(w->dir, "UPDATE turns SET answer = 'No.'"), 0);
+    contains(w, "sessions", "beta   ");
+    contains(w, "sessions", "damaged; `lectern store verify` says more, or delete it\n");
+    contains(w, "store", "damaged; `lectern store verify` says more\n");
+    contains(w, "sessions|show|alpha", "(damaged: this is not what was written)");
+    json_t *v = json_of(w, "store|stats|--json", 0);
+    assert_int_equal(number(named(json_object_get(v, "sessions"), "beta"), "damaged"), 1);
+    assert_int_equal(number(named(json_object_get(v, "sessions"), "alpha"), "damaged"), 0);
+    json_decref(v);
+    assert_int_equal(command(w, "store|stats|beta"), ERR_FORMAT);
+    v = json_of(w, "store|verify|--repair|--json", ERR_FORMAT);
+    assert_true(number(v, "problems") >= 2 && number(v, "repaired") == 0);
+    json_decref(v);
+    assert_non_null(strstr(w->e.text, "text and turns are never dropped"));
+    assert_int_equal(command(w, "sessions|delete|beta|alpha|--yes"), 0);
+    says(w, "store|verify", "sound: 0 spans (0 B), 0 sessions, 0 documents and 0 turns\n");
+}
+
 /* Ctrl-C before the first step, in a process of its own: what is said, and that nothing is lost. */
 static void stopping(void **state)
 {
     struct world *w = *state;
-    char to_file[300];
+    char to_file[300], from_file[300];
+    snprintf(from_file, sizeof from_file, "store|export|alpha|%s/a.lectern", w->dir);
+    assert_int_equal(command(w, from_file), 0);
+    snprintf(from_file, sizeof from_file, "store|import|%s/a.lectern|other", w->dir);
     snprintf(to_file, sizeof to_file, "store|export|alpha|%s/z.lectern", w->dir);
     const struct {
         const char *line, *said;
     } cases[] = {{"store|verify", "stopped; "},
                  {"store|gc|--budget|0", "stopped; 0 spans were dropped, and the same command goes on"},
+                 {from_file, "stopped; nothing was imported"},
                  {to_file, "was not written"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *line = cases[i].line;
@@ -459,6 +495,7 @@ static void stopping(void **state)
         assert_int_equal(status, 0);
         json_t *v = json_of(w, "store|verify|--json", 0);
         assert_int_equal(number(v, "spans"), 8);
+        assert_int_equal(number(v, "sessions"), 2);
         json_decref(v);
     }
     char path[300];
@@ -482,11 +519,17 @@ int main(void)
     setenv("XDG_CONFIG_HOME", "/nonexistent", 1);
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(stats_add_up), TEST(tables_fit_the_terminal),
-        TEST(pins),         TEST(the_least_recently_opened_goes_first),
-        TEST(care),         TEST(strip),
-        TEST(out_and_in),   TEST(verify_finds_and_repairs),
-        TEST(stopping),     TEST(unknown_sessions_are_named),
+        TEST(stats_add_up),
+        TEST(tables_fit_the_terminal),
+        TEST(pins),
+        TEST(the_least_recently_opened_goes_first),
+        TEST(care),
+        TEST(strip),
+        TEST(out_and_in),
+        TEST(verify_finds_and_repairs),
+        TEST(damaged_rows),
+        TEST(stopping),
+        TEST(unknown_sessions_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
