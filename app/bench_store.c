@@ -174,7 +174,7 @@ void bench_store_end(struct bench_store *b)
     b->memory = NULL;
 }
 
-/* References first, in a transaction of their own; then the bytes; then the session's row: as a reading. */
+/* References, bytes and the session's row in one transaction, as a reading saves. */
 static int put_batch(struct bench_store *b, struct store *store, const struct span_put *puts, size_t n,
                      struct err *e)
 {
@@ -183,7 +183,6 @@ static int put_batch(struct bench_store *b, struct store *store, const struct sp
         return rc;
     for (size_t i = 0; !rc && i < n; i++)
         rc = store_session_ref(store, b->session, puts[i].kind, puts[i].key, e);
-    rc = store_end(store, rc, e);
     if (!rc)
         rc = store_spans_put(store, puts, n, e);
     struct store_session row = {.id = b->session, .has_chain = 1, .tokens = puts[n - 1].position};
@@ -191,7 +190,7 @@ static int put_batch(struct bench_store *b, struct store *store, const struct sp
         memcpy(row.chain, puts[n - 1].key, sizeof row.chain);
         rc = store_session_update(store, &row, e);
     }
-    return rc;
+    return store_end(store, rc, e);
 }
 
 struct batch {
@@ -299,7 +298,7 @@ static int open_once(const struct bench_store *b, double *seconds, struct err *e
     double begun = clock_seconds();
     int rc = store_open(b->folder, &store, e);
     if (!rc)
-        rc = store_session_get(store, session_name, &row, e);
+        rc = store_session_open(store, session_name, &row, e);
     if (!rc && row.tokens != b->tokens)
         rc = err_set(e, ERR_FORMAT, "the session came back with %llu tokens; this is a bug",
                      (unsigned long long)row.tokens);

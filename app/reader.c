@@ -157,11 +157,11 @@ static int check_tokenizer(struct reader *r, struct err *e)
 
 static int open_row(struct reader *r, struct err *e)
 {
-    int rc = store_session_get(r->o.store, r->name, &r->row, e);
+    int rc = store_session_open(r->o.store, r->name, &r->row, e);
     if (rc == ERR_NOT_FOUND && r->o.create) {
         rc = store_session_create(r->o.store, r->name, NULL, NULL, e);
         if (!rc)
-            rc = store_session_get(r->o.store, r->name, &r->row, e);
+            rc = store_session_open(r->o.store, r->name, &r->row, e);
     }
     if (!rc)
         rc = store_session_lock(r->o.store, r->row.id, &r->lock, e);

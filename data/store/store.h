@@ -191,6 +191,8 @@ int store_session_create(struct store *s, const char *name, const struct store_s
 /* ERR_FORMAT for a row that is not as it was written: it can be deleted (store_session_find). */
 int store_session_get(struct store *s, const char *name, struct store_session *out, struct err *e);
 int store_session_get_id(struct store *s, int64_t id, struct store_session *out, struct err *e);
+/* As store_session_get, but counts nothing: its cost does not grow with what was read. */
+int store_session_open(struct store *s, const char *name, struct store_session *out, struct err *e);
 void store_session_free(struct store_session *out); /* legal on a zeroed one */
 /* The id alone, of damaged rows too. */
 int store_session_find(struct store *s, const char *name, int64_t *id, struct err *e);

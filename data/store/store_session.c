@@ -11,6 +11,7 @@
 
 #include "engine/base/clock.h"
 
+#define SEALED " x.pinned, x.seal IS " SEAL_OF_SESSION " FROM sessions x "
 #define SESSION_COLUMNS                                                                                      \
     "SELECT x.id, x.name, x.created, x.opened, x.model_path, x.model_hash, x.options, x.chain, x.tokens,"    \
     " (SELECT count(*) FROM session_documents d WHERE d.session=x.id),"                                      \
@@ -18,8 +19,11 @@
     "  WHERE l.session=x.id AND d.pages BETWEEN 0 AND 4294967296),"                                          \
     " (SELECT count(*) FROM turns t WHERE t.session=x.id),"                                                  \
     " (SELECT coalesce(sum(p.size), 0) FROM session_refs r JOIN spans p ON p.kind=r.kind AND p.key=r.key"    \
-    "  WHERE r.session=x.id AND p.size BETWEEN 0 AND 17179869184),"                                          \
-    " x.pinned, x.seal IS " SEAL_OF_SESSION " FROM sessions x "
+    "  WHERE r.session=x.id AND p.size BETWEEN 0 AND 17179869184)," SEALED
+/* The counts are not asked for. */
+#define SESSION_ALONE                                                                                        \
+    "SELECT x.id, x.name, x.created, x.opened, x.model_path, x.model_hash, x.options, x.chain, x.tokens,"    \
+    " 0, 0, 0, 0," SEALED
 
 static int check_name(const char *name, struct err *e)
 {
@@ -154,6 +158,14 @@ int store_session_get(struct store *s, const char *name, struct store_session *o
     int found;
     const struct sql_arg arg = sql_text(name);
     int rc = read_one(s, SESSION_COLUMNS "WHERE x.name=?1", &arg, out, &found, e);
+    return rc || found ? rc : err_set(e, ERR_NOT_FOUND, "there is no session named %s", name);
+}
+
+int store_session_open(struct store *s, const char *name, struct store_session *out, struct err *e)
+{
+    int found;
+    const struct sql_arg arg = sql_text(name);
+    int rc = read_one(s, SESSION_ALONE "WHERE x.name=?1", &arg, out, &found, e);
     return rc || found ? rc : err_set(e, ERR_NOT_FOUND, "there is no session named %s", name);
 }
 

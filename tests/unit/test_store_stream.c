@@ -164,12 +164,46 @@ static void a_failed_write_changes_nothing(void **state)
     fixture_dir_remove(dir);
 }
 
+/* What opening needs of a session's row comes without counting what was read. */
+static void opening_counts_nothing(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    char *dir = fixture_dir_make();
+    struct store *s = NULL;
+    struct store_session all, alone;
+    uint8_t key[STORE_KEY_BYTES];
+    int64_t id;
+    assert_int_equal(store_open(dir, &s, &e), 0);
+    assert_int_equal(store_session_create(s, "book", NULL, &id, &e), 0);
+    fixture_key(7, key);
+    assert_int_equal(store_session_ref(s, id, 1, key, &e), 0);
+    assert_int_equal(fixture_put(s, 7, &e), 0);
+    assert_int_equal(store_session_get(s, "book", &all, &e), 0);
+    assert_int_equal(store_session_open(s, "book", &alone, &e), 0);
+    assert_int_equal(alone.id, all.id);
+    assert_int_equal(alone.created, all.created);
+    assert_string_equal(alone.options, all.options);
+    assert_int_equal(alone.kv_bytes, 0);
+    assert_int_equal(store_session_open(s, "none", &alone, &e), ERR_NOT_FOUND);
+    store_session_free(&all);
+    store_session_free(&alone);
+    /* A row that is not as it was written is refused here too. */
+    store_close(s);
+    assert_int_equal(fixture_sql(dir, "UPDATE sessions SET tokens=9"), 0);
+    assert_int_equal(store_open(dir, &s, &e), 0);
+    assert_int_equal(store_session_open(s, "book", &alone, &e), ERR_FORMAT);
+    store_close(s);
+    fixture_dir_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(around_the_cache),
         cmocka_unit_test(through_the_cache),
         cmocka_unit_test(a_failed_write_changes_nothing),
+        cmocka_unit_test(opening_counts_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
