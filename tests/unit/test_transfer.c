@@ -560,6 +560,54 @@ static void a_killed_import_leaves_what_a_clean_up_takes(void **state)
     transfer_expect_digest(&w->b, id, w->a.digest);
 }
 
+struct sweeper {
+    const char *dir;
+    int calls, found; /* found: the report at which there were spans */
+};
+
+/* Another process cleans up whenever there is something that nobody references. */
+static void sweep(void *arg, const char *what, uint64_t done, uint64_t total)
+{
+    struct sweeper *sweeper = arg;
+    struct store *s;
+    struct store_stats stats;
+    struct err e;
+    (void)what;
+    (void)done;
+    (void)total;
+    sweeper->calls++;
+    if (sweeper->found)
+        return;
+    assert_int_equal(store_open(sweeper->dir, &s, &e), 0);
+    assert_int_equal(store_stats(s, &stats, &e), 0);
+    if (stats.spans) {
+        sweeper->found = sweeper->calls;
+        assert_int_equal(store_collect(s, &e), 0);
+    }
+    store_close(s);
+}
+
+static void a_clean_up_meanwhile_is_told(void **state)
+{
+    struct world *w = *state;
+    struct sweeper sweeper = {.dir = w->b.dir};
+    const struct progress progress = {sweep, &sweeper};
+    const struct transfer_options o = {.progress = &progress};
+    export_it(w, 0);
+    assert_int_equal(transfer_import(w->b.s, w->file, NULL, &o, &w->out, &w->e), ERR_BUSY);
+    assert_true(sweeper.found > 1);
+    assert_non_null(strstr(w->e.text, "try again"));
+    transfer_expect_nothing(&w->b);
+    assert_int_equal(import_it(w, NULL), 0);
+    transfer_expect_digest(&w->b, w->out.session, w->a.digest);
+    transfer_expect_clean(&w->b);
+}
+
+static int setup_many(void **state)
+{
+    return setup_with(state, 70, 100);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -578,6 +626,7 @@ int main(void)
         TEST(a_damaged_span_is_not_exported),
         TEST(it_stops_when_asked_and_leaves_nothing),
         TEST(a_killed_import_leaves_what_a_clean_up_takes),
+        cmocka_unit_test_setup_teardown(a_clean_up_meanwhile_is_told, setup_many, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
