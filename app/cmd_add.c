@@ -41,6 +41,7 @@ static int add(const struct config *c, struct workbench *w, const char *name, st
     struct cancel *cancel = interrupt_watch();
     struct reader_usage usage = {0};
     void *arg = (void *)(uintptr_t)c;
+    struct err left = {0};
     int rc = workbench_session(w, name, c->n_args > 0, tell, NULL, arg, e);
     if (rc)
         return rc;
@@ -49,7 +50,7 @@ static int add(const struct config *c, struct workbench *w, const char *name, st
     if (c->changed)
         rc = reader_refresh(w->reader, &port, cancel, NULL, e);
     if (!rc)
-        rc = workbench_add(w, c->args, c->n_args, &port, cancel, tell, arg, e);
+        rc = workbench_add(w, c->args, c->n_args, &port, cancel, tell, arg, &left, e);
     progress_line_end(&line);
     if (!rc)
         reader_tell_changed(w->reader);
@@ -64,7 +65,11 @@ static int add(const struct config *c, struct workbench *w, const char *name, st
         output_notice(c, "%s", said);
     if (!rc)
         rc = store_care(c, w->store, e);
-    return rc ? rc : report(c, w, name, &usage, e);
+    if (!rc)
+        rc = report(c, w, name, &usage, e);
+    if (!rc && (rc = left.code))
+        *e = left;
+    return rc;
 }
 
 int cmd_add(const struct config *c, struct err *e)

@@ -121,17 +121,20 @@ int cmd_ask(const struct config *c, struct err *e)
         return err_set(e, ERR_USAGE, "no question; lectern ask FILE \"QUESTION\"");
     size_t n_paths = c->n_args - 1;
     struct asking asking = {.config = c};
+    struct err left = {0};
     int rc = workbench_name(c, c->args, n_paths, &name, e);
     if (!rc)
         rc = workbench_open(&w, c, e);
     if (!rc)
         rc = workbench_session(&w, name, n_paths > 0, tell, tell_restored, &asking, e);
     if (!rc)
-        rc = workbench_add(&w, c->args, n_paths, NULL, interrupt_watch(), tell, &asking, e);
+        rc = workbench_add(&w, c->args, n_paths, NULL, interrupt_watch(), tell, &asking, &left, e);
     if (!rc) {
         reader_tell_changed(w.reader);
         rc = answer(&asking, &w, e);
     }
+    if (!rc && (rc = left.code))
+        *e = left;
     workbench_close(&w);
     free(name);
     return rc;

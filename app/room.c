@@ -94,7 +94,8 @@ static int add_paths(struct room *room, const struct ui_request *q, struct err *
         rc = use_session(room, name, 1, e);
     struct progress port = room_rate_port(&room->rate, room->port);
     if (!rc)
-        rc = workbench_add(&room->bench, paths, q->n_paths, &port, port_cancel(room->port), notice, room, e);
+        rc = workbench_add(&room->bench, paths, q->n_paths, &port, port_cancel(room->port), notice, room,
+                           NULL, e);
     if (!rc)
         rc = show_and_read(room, name, e);
     free(made);

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "app/engine_load.h"
 
@@ -56,9 +57,16 @@ int workbench_name(const struct config *c, const char *const *paths, size_t n, c
     return *name ? 0 : err_memory(e, "a name");
 }
 
+/* No fault of this document: the next one would fail too, and what is added later would stand in another
+ * order than the one asked for. */
+static int is_machine(int rc, const char *path)
+{
+    return (rc == ERR_IO || rc == ERR_MEMORY || rc == ERR_BUSY) && !access(path, R_OK);
+}
+
 int workbench_add(struct workbench *w, const char *const *paths, size_t n, const struct progress *progress,
                   struct cancel *cancel, void (*notice)(void *arg, const char *line), void *arg,
-                  struct err *e)
+                  struct err *left, struct err *e)
 {
     int last = 0;
     size_t failed = 0;
@@ -68,12 +76,18 @@ int workbench_add(struct workbench *w, const char *const *paths, size_t n, const
         if (!rc)
             continue;
         *e = one;
-        if (rc == ERR_CANCELLED)
+        if (rc == ERR_CANCELLED || is_machine(rc, paths[i]))
             return rc;
         last = rc;
         failed++;
         if (notice && n > 1)
             notice(arg, one.text);
     }
-    return n && failed == n ? last : 0;
+    if (n && failed == n)
+        return last;
+    if (failed && left) {
+        *left = *e;
+        err_prefix(left, "%zu of %zu documents could not be added", failed, n);
+    }
+    return 0;
 }

@@ -28,9 +28,12 @@ int workbench_session(struct workbench *w, const char *name, int create,
 int workbench_name(const struct config *c, const char *const *paths, size_t n, char **name, struct err *e);
 
 /* Adds each path in turn; one that fails is told through `notice` and costs only itself. ERR_CANCELLED, or
- * the last failure when no path could be added at all. */
+ * the last failure when no path could be added at all; at once when the machine failed and not the document
+ * (a full disk, no memory): the same command goes on from there. When some could not, *left (may be NULL)
+ * gets the last failure with how many there were, for the end of the command: its work goes on without them.
+ */
 int workbench_add(struct workbench *w, const char *const *paths, size_t n, const struct progress *progress,
                   struct cancel *cancel, void (*notice)(void *arg, const char *line), void *arg,
-                  struct err *e);
+                  struct err *left, struct err *e);
 
 #endif

@@ -2,9 +2,18 @@
 /* sql.c - runs statements and turns SQLite's statuses into one line with a remedy. */
 #include "data/store/store_internal.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+
+/* SQLite calls a disk that cannot be read a damaged database. */
+static int disk_failed(struct store *s)
+{
+    int last = 0;
+    return s->db && !sqlite3_file_control(s->db, "main", SQLITE_FCNTL_LAST_ERRNO, &last) &&
+           (last == EIO || last == ENXIO);
+}
 
 int sql_fail(struct store *s, int status, struct err *e)
 {
@@ -15,6 +24,8 @@ int sql_fail(struct store *s, int status, struct err *e)
         return err_set(e, ERR_IO, "%s cannot grow, the disk is full; free disk space and try again", path);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+        if (disk_failed(s))
+            return err_set(e, ERR_IO, "%s cannot be read: %s; check the disk", path, strerror(EIO));
         return err_set(e, ERR_FORMAT, "%s is damaged; move it away and add the documents again", path);
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
