@@ -446,14 +446,16 @@ static int count_orphans(struct run *r, struct err *e)
     return rc;
 }
 
-/* Under the write lock: nobody is just making a segment. */
+/* Removing them under the write lock: nobody is just making a segment. Looking waits for no writer. */
 static int check_files(struct run *r, struct err *e)
 {
+    if (!r->o->repair)
+        return count_orphans(r, e);
     int rc = sql_begin(r->s, e);
     if (rc)
         return rc;
     rc = count_orphans(r, e);
-    if (!rc && r->out->orphans && r->o->repair)
+    if (!rc && r->out->orphans)
         rc = segment_remove_orphans(r->s, e);
     rc = sql_end(r->s, rc, e);
     if (!rc)

@@ -173,6 +173,9 @@ int run_exit(const struct run *r)
     return WIFEXITED(r->status) ? WEXITSTATUS(r->status) : -1;
 }
 
+/* That library ends the program by itself when it has no memory. */
+static const char libarchive_memory[] = "Fatal Internal Error in libarchive: Out of memory\n";
+
 int run_is_clear(const struct run *r, char *why, size_t size)
 {
     size_t n = strlen(r->err), lines = 0;
@@ -183,7 +186,8 @@ int run_is_clear(const struct run *r, char *why, size_t size)
     else if (run_exit(r) != 0 && run_exit(r) != 1)
         snprintf(why, size, "exit status %d; %.300s", run_exit(r), r->err);
     else if (run_exit(r) == 1 &&
-             (lines != 1 || r->err[n - 1] != '\n' || strncmp(r->err, "lectern: ", 9) != 0))
+             (lines != 1 || r->err[n - 1] != '\n' ||
+              (strncmp(r->err, "lectern: ", 9) != 0 && strcmp(r->err, libarchive_memory) != 0)))
         snprintf(why, size, "failed with %zu lines of text: %.300s", lines, r->err);
     else
         return 1;
