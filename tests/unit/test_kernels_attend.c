@@ -320,6 +320,41 @@ static void hostile(const struct kernels *k)
     world_free(&w);
 }
 
+/* A record of any bytes, its params infinite or no numbers, harms nothing but the rows that see it. */
+static void any_bytes(const struct kernels *k)
+{
+    struct random r = {70};
+    float out[8 * 2 * 80], want[8 * 2 * 80];
+    for (size_t f = 1; f < FORMATS; f++) {
+        struct world w;
+        world_make(&w, 2, 80, 62, 1);
+        struct job j = job_make(&w, 128, 8, 0, f);
+        j.streaming = 1; /* page 1 is seen, page 0 is not */
+        j.R = 60;
+        job_block(&w, &j, 0, f);
+        attend(k, &w, &j, want, NULL);
+        for (size_t p = 0; p < 2; p++)
+            for (size_t i = 0; i < kv_page_bytes(formats[f], 80); i++)
+                w.records[f][p][i] = (uint8_t)random_u64(&r);
+        attend(k, &w, &j, out, NULL);
+        assert_memory_equal(out, want, sizeof out);
+        job_block(&w, &j, 1, f);
+        attend(k, &w, &j, out, NULL);
+        assert_true(memcmp(out, want, sizeof out) != 0);
+        for (j.T = 1; j.T <= 8; j.T += 7) { /* fused and in tiles */
+            j.streaming = 0;
+            attend(k, &w, &j, out, NULL);
+        }
+        world_free(&w);
+    }
+}
+
+static void test_any_bytes(void **state)
+{
+    (void)state;
+    each_backend(any_bytes);
+}
+
 static void test_hostile(void **state)
 {
     (void)state;
@@ -332,6 +367,7 @@ int main(void)
         cmocka_unit_test(test_matches_double),
         cmocka_unit_test(test_rows_alone),
         cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_any_bytes),
     };
     return cmocka_run_group_tests_name("kernels_attend", tests, NULL, NULL);
 }
