@@ -80,12 +80,16 @@ static int group_setup(void **state)
     model_folder = temp_folder();
     model = temp_path(model_folder, "tiny.gguf");
     struct tiny_model m = tiny_model_default();
+    m.L = 2;
+    m.H = m.HK = 2;
+    m.D = 16;
+    m.C = m.F = 32;
     m.context = 65536;
     if (tiny_model_write(&m, model))
         return -1;
-    temp_text(model_folder, "full_attention_heads.tsv", "0.9\t0.1\n0.4\t0.6\n0.2\t0.8\n");
+    temp_text(model_folder, "full_attention_heads.tsv", "0.9\t0.1\n0.2\t0.8\n");
     temp_text(model_folder, "config.json", "{\"sink_size\": 64, \"recent_size\": 64}");
-    engine = open_engine(0);
+    engine = open_engine(8);
     return 0;
 }
 
@@ -717,7 +721,7 @@ static void killed_child(const struct world *w, const char *path, uint64_t at)
     struct stop stop = {.at = at, .kill = 1};
     struct progress port = {.report = stop_there, .arg = &stop};
     struct err e;
-    struct engine *g = open_engine(0); /* threads do not come through a fork */
+    struct engine *g = open_engine(8); /* threads do not come through a fork */
     engine = g;
     if (store_open(child.data, &child.store, &e))
         _exit(1);
@@ -765,7 +769,7 @@ static void other_settings_are_told(void **state)
     add(w, a);
     read_all(w);
     struct engine *usual = engine;
-    engine = open_engine(engine_kv_format(usual) == 8 ? 4 : 8);
+    engine = open_engine(4);
     open_reader(w, "s");
     read_all(w);
     assert_line(w, "read ", "other settings)");
