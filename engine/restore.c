@@ -53,7 +53,7 @@ static void gather_all(const struct proof *p, int which, uint16_t *out)
 /* Two backends' rounding stays well below this share of the norm. */
 static int is_close(double difference, double size)
 {
-    return difference <= 4e-4 * size; /* 2 % */
+    return difference <= 1e-4 * size; /* 1 %; ten times what was seen on the default model */
 }
 
 /* Keys, and values, of each layer of each token for themselves. */
