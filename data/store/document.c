@@ -180,6 +180,23 @@ static int take(struct store *s, sqlite3_stmt *st, struct store_document *out, s
 #define PART_SIZE(part)                                                                                      \
     " coalesce((SELECT b.size FROM document_parts b WHERE b.document=d.id AND b.part=" #part "), -1),"
 
+/* SQLite believes a page that says it has fewer rows than it had. The index is another tree, so it still
+ * counts what the table has lost: an answer from some of the documents would be a wrong one. */
+#define COUNT_BY_INDEX                                                                                       \
+    "SELECT count(*) FROM session_documents INDEXED BY session_documents_document WHERE session=?1"
+
+static int check_count(struct store *s, int64_t session, size_t n, int64_t counted, struct err *e)
+{
+    int rc = n ? 0 : sql_number(s, &counted, COUNT_BY_INDEX, SQL_ARGS(sql_int(session)), e);
+    if (!rc && (uint64_t)counted != n)
+        rc = err_set(
+            e, ERR_FORMAT,
+            "%s is damaged: it gives %zu of %lld documents of session %lld; delete the session and add"
+            " it again",
+            s->db_path, n, (long long)counted, (long long)session);
+    return rc;
+}
+
 int store_document_list(struct store *s, int64_t session, struct store_document_list *out, struct err *e)
 {
     *out = (struct store_document_list){0};
@@ -187,16 +204,17 @@ int store_document_list(struct store *s, int64_t session, struct store_document_
     if (rc)
         return rc;
     sqlite3_stmt *st;
+    int64_t counted = 0;
     int more = 1;
     size_t cap = 0;
-    rc = sql_query(s, &st,
-                   "SELECT d.size, d.pages, l.token_start, d.token_count," PART_SIZE(0) PART_SIZE(1)
-                       PART_SIZE(2)
-                           PART_SIZE(3) " l.ordinal, d.mtime_ns, d.hash, d.path, d.title, d.kind,"
-                                        " d.seal IS " SEAL_OF_DOCUMENT " AND l.seal IS " SEAL_OF_LINK
-                                        " FROM session_documents l JOIN documents d ON d.id=l.document"
-                                        " WHERE l.session=?1 ORDER BY l.ordinal",
-                   SQL_ARGS(sql_int(session)), e);
+    rc = sql_query(
+        s, &st,
+        "SELECT d.size, d.pages, l.token_start, d.token_count," PART_SIZE(0) PART_SIZE(1) PART_SIZE(2)
+            PART_SIZE(3) " l.ordinal, d.mtime_ns, d.hash, d.path, d.title, d.kind,"
+                         " d.seal IS " SEAL_OF_DOCUMENT " AND l.seal IS " SEAL_OF_LINK ", (" COUNT_BY_INDEX
+                         ") FROM session_documents l JOIN documents d ON d.id=l.document"
+                         " WHERE l.session=?1 ORDER BY l.ordinal",
+        SQL_ARGS(sql_int(session)), e);
     while (!rc && !(rc = sql_step(s, st, &more, e)) && more) {
         if (out->n == cap) {
             cap = cap ? 2 * cap : 16;
@@ -207,10 +225,13 @@ int store_document_list(struct store *s, int64_t session, struct store_document_
             }
             out->items = grown;
         }
+        counted = sqlite3_column_int64(st, 15);
         rc = take(s, st, &out->items[out->n], e);
         out->n += !rc;
     }
     sqlite3_finalize(st);
+    if (!rc)
+        rc = check_count(s, session, out->n, counted, e);
     if (rc)
         store_document_list_free(out);
     return rc;
