@@ -11,7 +11,7 @@
 #include "engine/duo/heads.h"
 
 enum {
-    DEFAULT_FORMAT = KV_8,
+    DEFAULT_FORMAT = KV_4,
     MIN_INTERVAL = 4096,       /* tokens between kept checkpoints */
     STREAMING_INTERVAL = 65536 /* when there are no blocks to compare with */
 };

@@ -165,6 +165,8 @@ struct session_mark {
 int session_mark(struct session *s, struct session_mark **out, struct err *e)
 {
     *out = NULL;
+    if (!s->cache.layout) /* see session_append */
+        return err_memory(e, "the KV cache");
     size_t V = model_params(s->engine->model)->V;
     struct session_mark *m = calloc(1, sizeof *m);
     if (!m)
@@ -188,6 +190,8 @@ int session_mark(struct session *s, struct session_mark **out, struct err *e)
 
 int session_return(struct session *s, const struct session_mark *m, struct err *e)
 {
+    if (!s->cache.layout)
+        return err_memory(e, "the KV cache");
     if (m->position > s->position ||
         XXH3_64bits(s->tokens, m->position * sizeof *s->tokens) != m->tokens_hash)
         return err_set(e, ERR_REBUILD, "the mark at %zu tokens is not on this timeline any more",

@@ -207,8 +207,9 @@ int session_restore(struct session *s, const struct kv_source *source, const uin
  * again, without progress or cancel); else from the nearest checkpoint of the source (NULL: none) at a
  * multiple of engine_checkpoint_interval or at one of stops[n_stops], or from the start, where that costs at
  * most one interval of tokens; of the options progress and cancel count. ERR_CANCELLED and failures while
- * appending: as session_append. ERR_REBUILD: no checkpoint is near enough; s is empty, as after any other
- * failure on the way, and whoever holds the text restores or appends. Attention sums are left as they are. */
+ * appending: as session_append. ERR_REBUILD: no checkpoint is near enough; s is empty, and whoever
+ * holds the text restores or appends. Other failures leave s whole: as it was, or empty. Attention sums are
+ * left as they are. */
 int session_rewind(struct session *s, const struct kv_source *source, size_t position, const size_t *stops,
                    size_t n_stops, const struct append_options *options, struct err *e);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_real_needles.c - facts planted in real text (the guide, then English prose) are found again by the
- * default model, at three lengths and three depths: with the default split of heads and with all of them.
+/* test_real_needles.c - with the default page format, facts planted in real text (the guide, then English
+ * prose) are found again by the default model, at three lengths and three depths: with the default split of
+ * heads and with all of them.
  *
  * Each length is read once with its three facts in it, one at each depth; each question is a branch of its
  * own behind that text, so no answer can help another.
@@ -122,8 +123,7 @@ static void bench_open(struct bench *b, double sparsity)
                                      .heads_path = adapter,
                                      .sparsity = sparsity,
                                      .sink = -1,
-                                     .recent = -1,
-                                     .kv_format = 8};
+                                     .recent = -1}; /* and the default page format, which has to hold here */
     *b = (struct bench){.g = NULL};
     if (engine_open(&b->g, &options, &e) ||
         chat_open(engine_tokenizer(b->g), engine_gguf(b->g), &b->chat, &e) ||
