@@ -184,13 +184,19 @@ static json_t *session_json(const struct store_session *session)
     return o;
 }
 
+/* No fractions: every version of jansson writes them its own way. */
+static uint64_t microseconds(double seconds)
+{
+    return seconds > 0 && seconds < 1e12 ? (uint64_t)llround(seconds * 1e6) : 0;
+}
+
 static json_t *span_json(const struct manifest_span *span)
 {
     json_t *o = json_object();
     if (set_number(o, "kind", (uint64_t)span->kind) || set_hex(o, "key", span->key, sizeof span->key) ||
         (span->has_parent && set_hex(o, "parent", span->parent, sizeof span->parent)) ||
         set_number(o, "position", span->position) ||
-        json_object_set_new(o, "seconds", json_real(isfinite(span->seconds) ? span->seconds : 0)) ||
+        set_number(o, "microseconds", microseconds(span->seconds)) ||
         (span->meta_size && set_hex(o, "meta", span->meta, span->meta_size)) || set_part(o, &span->payload)) {
         json_decref(o);
         return NULL;
@@ -252,7 +258,7 @@ static int add_bytes(const char *bytes, size_t n, void *arg)
 int manifest_write(const struct manifest *m, struct buf *out, struct err *e)
 {
     json_t *root = manifest_json(m);
-    int failed = !root || json_dump_callback(root, add_bytes, out, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    int failed = !root || json_dump_callback(root, add_bytes, out, JSON_COMPACT);
     json_decref(root);
     if (failed)
         return err_memory(e, "the manifest");
@@ -274,15 +280,36 @@ static int bad(struct err *e, const char *what)
     return err_set(e, ERR_FORMAT, "its manifest makes no sense (%s)", what);
 }
 
-/* NULL and ERR_MEMORY, or NULL and 0 for what is no JSON: jansson does not always tell them apart. */
+struct rest {
+    const char *at;
+    size_t left;
+};
+
+static int is_next(const char *bytes, size_t n, void *arg)
+{
+    struct rest *rest = arg;
+    if (n > rest->left || memcmp(bytes, rest->at, n) != 0)
+        return -1;
+    rest->at += n;
+    rest->left -= n;
+    return 0;
+}
+
+/* NULL and 0 for what is no JSON as we write it. Where memory runs out jansson may leave bytes out of a text
+ * and say that all went well, so what was read is written again and compared. */
 static int parse_json(json_t **out, const char *bytes, size_t n, struct err *e)
 {
+    struct rest rest = {bytes, n};
     errno = 0;
     *out = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, NULL);
-    if (!*out && errno == ENOMEM)
-        return err_memory(e, "a manifest");
-    errno = 0;
-    return 0;
+    if (*out && !json_dump_callback(*out, is_next, &rest, JSON_COMPACT) &&
+        (!rest.left || (rest.left == 1 && *rest.at == '\n'))) {
+        errno = 0;
+        return 0;
+    }
+    json_decref(*out);
+    *out = NULL;
+    return errno == ENOMEM ? err_memory(e, "a manifest") : 0;
 }
 
 static int session_parse(const json_t *o, struct store_session *session, struct err *e)
@@ -301,18 +328,15 @@ static int session_parse(const json_t *o, struct store_session *session, struct 
 static int span_parse(const json_t *o, struct manifest_span *span, struct err *e)
 {
     const json_t *parent = json_object_get(o, "parent"), *meta = json_object_get(o, "meta");
-    const json_t *seconds = json_object_get(o, "seconds");
-    uint64_t kind;
+    uint64_t kind, us;
     if (get_number(o, "kind", INT_MAX, &kind) || get_hex(o, "key", span->key, sizeof span->key) ||
         (parent && unhex(parent, span->parent, sizeof span->parent)) ||
-        get_number(o, "position", INT64_MAX, &span->position) || !json_is_number(seconds) ||
-        get_part(o, TRANSFER_SPAN_MAX, &span->payload))
+        get_number(o, "position", INT64_MAX, &span->position) ||
+        get_number(o, "microseconds", INT64_MAX, &us) || get_part(o, TRANSFER_SPAN_MAX, &span->payload))
         return bad(e, "span");
     span->kind = (int)kind;
     span->has_parent = parent != NULL;
-    span->seconds = json_number_value(seconds);
-    if (!(span->seconds >= 0 && isfinite(span->seconds)))
-        return bad(e, "seconds of a span");
+    span->seconds = (double)us / 1e6;
     size_t n = json_string_length(meta) / 2;
     if (!meta)
         return 0;

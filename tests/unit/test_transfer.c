@@ -11,6 +11,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,7 +177,7 @@ static void expect_same_spans(struct world *w)
         assert_memory_equal(a.parent, b.parent, STORE_KEY_BYTES);
         assert_int_equal(a.size, b.size);
         assert_int_equal(a.position, b.position);
-        assert_true(a.seconds == b.seconds);
+        assert_true(fabs(a.seconds - b.seconds) < 1e-6);
         assert_int_equal(a.meta_size, b.meta_size);
         assert_memory_equal(a.meta, b.meta, a.meta_size);
         assert_int_equal(fixture_check(w->b.s, i, &w->e), 0);

@@ -134,10 +134,11 @@ static char *span_json(void)
     struct buf b = {0};
     assert_int_equal(store_payload_digest(payload, sizeof payload, sum, &e), 0);
     part_hex(sum, hex);
-    buf_printf(&b,
-               "{\"kind\":1,\"key\":\"000102030405060708090a0b0c0d0e0f\",\"position\":64,\"seconds\":0.5,"
-               "\"size\":%zu,\"sum\":\"%s\"}",
-               sizeof payload, hex);
+    buf_printf(
+        &b,
+        "{\"kind\":1,\"key\":\"000102030405060708090a0b0c0d0e0f\",\"position\":64,\"microseconds\":500000,"
+        "\"size\":%zu,\"sum\":\"%s\"}",
+        sizeof payload, hex);
     return buf_take(&b);
 }
 
@@ -293,9 +294,10 @@ static void manifests_that_lie_are_refused(void **state)
         {"\"key\":", "\"meta\":[],\"key\":", ERR_FORMAT},
         {"\"position\":64", "\"position\":-64", ERR_FORMAT},
         {"\"position\":64", "\"position\":6.5e300", ERR_FORMAT},
-        {"\"seconds\":0.5", "\"seconds\":-0.5", ERR_FORMAT},
-        {"\"seconds\":0.5", "\"seconds\":1e999", ERR_FORMAT},
-        {"\"seconds\":0.5", "\"seconds\":null", ERR_FORMAT},
+        {"\"microseconds\":5", "\"microseconds\":-5", ERR_FORMAT},
+        {"\"microseconds\":500000", "\"microseconds\":1e999", ERR_FORMAT},
+        {"\"microseconds\":500000", "\"microseconds\":null", ERR_FORMAT},
+        {"\"version\":1", "\"version\": 1", ERR_FORMAT}, /* not as it is written */
         {"\"size\":22", "\"size\":21", ERR_FORMAT},
         {"\"size\":22", "\"size\":-22", ERR_FORMAT},
         {"\"size\":22", "\"size\":1073741824", ERR_FORMAT}, /* the file is not so long */
