@@ -14,11 +14,19 @@
 #include "ui/filter.h"
 #include "ui/human.h"
 
-/* JSON that the program itself kept; a string where it cannot be read. */
+/* JSON that the program itself kept; a string where it cannot be read. NULL: out of memory. Read twice,
+ * because jansson's reader leaves out characters, and succeeds, when it cannot grow its buffer. */
 static json_t *kept_json(const char *text)
 {
-    json_t *value = text && text[0] ? json_loads(text, JSON_DECODE_ANY, NULL) : json_null();
-    return value ? value : column_json(text);
+    if (!text || !text[0])
+        return json_null();
+    json_t *value = json_loads(text, JSON_DECODE_ANY, NULL), *again = json_loads(text, JSON_DECODE_ANY, NULL);
+    int unread = !value && !again, same = value && again && json_equal(value, again);
+    json_decref(again);
+    if (same)
+        return value;
+    json_decref(value);
+    return unread ? column_json(text) : NULL;
 }
 
 static json_t *session_json(const struct store_session *s)

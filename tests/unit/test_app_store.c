@@ -503,6 +503,50 @@ static void stopping(void **state)
     assert_int_equal(access(path, F_OK), -1);
 }
 
+/* jansson's allocations: the n-th fails. */
+static size_t json_calls, json_fails_at;
+
+static void *json_allocate(size_t n)
+{
+    return ++json_calls == json_fails_at ? NULL : malloc(n);
+}
+
+/* Whichever allocation fails: the same text, or an error; never another text. */
+static void json_without_memory(void **state)
+{
+    struct world *w = *state;
+    static const char *const lines[] = {"sessions|show|alpha|--json", "sessions|--json", "store|stats|--json",
+                                        "store|verify|--json"};
+    struct store *s = NULL;
+    const struct store_turn turn = {
+        .question = (char *)(uintptr_t) "Why is the ferry of Vesterholm late on Thursdays?",
+        .answer = (char *)(uintptr_t) "It waits for the post.",
+        .json = (char *)(uintptr_t) "{\"answer\": \"It waits for the post.\", \"usage\": {\"tokens\": 7}}"};
+    assert_int_equal(store_open(w->dir, &s, &w->e), 0);
+    assert_int_equal(store_turn_add(s, 1, &turn, NULL, &w->e), 0);
+    store_close(s);
+    json_set_alloc_funcs(json_allocate, free);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        json_calls = json_fails_at = 0;
+        assert_int_equal(command(w, lines[i]), 0);
+        char *whole = text_of(w);
+        size_t calls = json_calls;
+        assert_true(calls > 20);
+        for (size_t at = 1; at <= calls; at++) {
+            json_calls = 0;
+            json_fails_at = at;
+            int rc = command(w, lines[i]);
+            char *text = text_of(w);
+            /* Free space and the database's size may differ between two runs. */
+            if (rc ? rc != ERR_MEMORY : i != 2 && strcmp(text, whole) != 0)
+                fail_msg("%s, allocation %zu: %d %s", lines[i], at, rc, text);
+            free(text);
+        }
+        free(whole);
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
 static void unknown_sessions_are_named(void **state)
 {
     struct world *w = *state;
@@ -527,6 +571,7 @@ int main(void)
         TEST(strip),
         TEST(out_and_in),
         TEST(verify_finds_and_repairs),
+        TEST(json_without_memory),
         TEST(damaged_rows),
         TEST(stopping),
         TEST(unknown_sessions_are_named),
