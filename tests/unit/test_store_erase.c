@@ -167,9 +167,10 @@ static void fill(struct world *w, int64_t gone, int64_t stays, uint32_t seed)
 static void a_deleted_session_is_nowhere(void **state)
 {
     struct world *w = *state;
-    for (uint32_t seed = 1; seed <= 4; seed++) {
+    static const uint32_t seeds[] = {1, 9, 28}; /* 9 and 28: SQLite left copies when it moved rows */
+    for (size_t k = 0; k < sizeof seeds / sizeof seeds[0]; k++) {
         int64_t gone = make(w, "SECRET-one-name", "SECRET-one-"), stays = make(w, "kept", "OPEN-two-");
-        fill(w, gone, stays, seed);
+        fill(w, gone, stays, seeds[k]);
         assert_true(count_in(w->dir, "SECRET-one-") > 1000);
         assert_int_equal(store_session_delete(w->s, gone, &w->e), 0);
         assert_int_equal(count_in(w->dir, "SECRET-one-"), 0); /* while the store is open */

@@ -335,7 +335,8 @@ static void sessions_open_in_another_process_are_spared(void **state)
 static void readers_keep_their_bytes_while_gc_runs(void **state)
 {
     struct world *w = *state;
-    (void)library(w);
+    struct library l = library(w);
+    assert_int_equal(store_session_pin(w->s, l.mid, 1, &w->e), 0); /* files stay, with holes in them */
     int down[2], status;
     assert_int_equal(pipe(down), 0);
     uint8_t key[16];
@@ -343,7 +344,7 @@ static void readers_keep_their_bytes_while_gc_runs(void **state)
     fixture_key(31, key);
     pid_t pid = locked_elsewhere(w->dir, 0, 13, down[0]); /* maps, without having the session open */
     assert_int_equal(store_span_map(w->s, 1, key, &here, &w->e), 0);
-    assert_int_equal(gc(w, 0).bytes_after, 0);
+    assert_int_equal(gc(w, 0).bytes_after, 4 * UNIT);
     for (unsigned i = 60; i < 75; i++) { /* new spans do not come to lie there */
         int64_t id = i == 60 ? make(w, "more", 0) : 4;
         ref(w, id, i);
@@ -359,7 +360,7 @@ static void readers_keep_their_bytes_while_gc_runs(void **state)
     for (unsigned i = 60; i < 75; i++)
         assert_true(there(w, i));
     (void)gc(w, STORE_NO_LIMIT); /* now what they held comes back as well */
-    assert_true(disk_bytes(w) <= 15 * UNIT + 15 * SEGMENT_HEADER);
+    assert_true(disk_bytes(w) <= 19 * UNIT + 19 * SEGMENT_HEADER);
     close(down[0]);
     close(down[1]);
 }
