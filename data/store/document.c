@@ -253,7 +253,8 @@ static int part_take(struct store *s, sqlite3_stmt *st, void **bytes, size_t *si
     int is_blob = sqlite3_column_type(st, 0) == SQLITE_BLOB;
     size_t n = (size_t)sqlite3_column_bytes(st, 0);
     const void *data = sqlite3_column_blob(st, 0);
-    if (!is_blob || (n && !data) || sqlite3_column_int64(st, 1) != (int64_t)n ||
+    /* An index may be damaged so that it names another part: the row itself has the last word. */
+    if (!is_blob || (n && !data) || !sqlite3_column_int(st, 4) || sqlite3_column_int64(st, 1) != (int64_t)n ||
         sqlite3_column_int64(st, 2) != sum_of(data, n))
         return err_set(e, ERR_FORMAT, "the text of %s in %s is damaged; add the document again",
                        (const char *)sqlite3_column_text(st, 3), s->db_path);
@@ -276,9 +277,10 @@ int store_document_read(struct store *s, int64_t session, int ordinal, enum stor
     sqlite3_stmt *st;
     int more = 0;
     int rc = sql_query(s, &st,
-                       "SELECT b.data, b.size, b.sum, coalesce(d.path, '') FROM session_documents l"
-                       " JOIN documents d ON d.id=l.document JOIN document_parts b ON b.document=d.id"
-                       " WHERE l.session=?1 AND l.ordinal=?2 AND b.part=?3",
+                       "SELECT b.data, b.size, b.sum, coalesce(d.path, ''), b.document=d.id AND b.part=?3"
+                       " FROM session_documents l JOIN documents d ON d.id=l.document JOIN document_parts b"
+                       " ON b.rowid=(SELECT rowid FROM document_parts WHERE document=d.id AND part=?3)"
+                       " WHERE l.session=?1 AND l.ordinal=?2",
                        SQL_ARGS(sql_int(session), sql_int(ordinal), sql_int((int64_t)part)), e);
     if (!rc)
         rc = sql_step(s, st, &more, e);

@@ -147,8 +147,12 @@ static int row_read(struct store *s, const char *text, const struct sql_arg *arg
 
 int span_row_of_key(struct store *s, int kind, const uint8_t *key, struct span_row *r, struct err *e)
 {
-    return row_read(s, ROW_COLUMNS "WHERE p.kind=?1 AND p.key=?2", SQL_ARGS(sql_int(kind), sql_key(key)), r,
-                    e);
+    int rc =
+        row_read(s, ROW_COLUMNS "WHERE p.kind=?1 AND p.key=?2", SQL_ARGS(sql_int(kind), sql_key(key)), r, e);
+    /* A damaged index may lead to another span's row. */
+    if (!rc && (r->info.kind != kind || memcmp(r->info.key, key, STORE_KEY_BYTES) != 0))
+        rc = row_damaged(s, r, e);
+    return rc;
 }
 
 int span_row_of_id(struct store *s, int64_t id, struct span_row *r, struct err *e)

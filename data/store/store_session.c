@@ -153,11 +153,22 @@ static int read_one(struct store *s, const char *text, const struct sql_arg *arg
     return rc;
 }
 
+/* A damaged index may lead to another session's row. */
+static int check_own_name(const char *name, struct store_session *out, struct err *e)
+{
+    if (!strcmp(out->name, name))
+        return 0;
+    int rc = damaged(out->id, name, e);
+    store_session_free(out);
+    return rc;
+}
+
 int store_session_get(struct store *s, const char *name, struct store_session *out, struct err *e)
 {
     int found;
     const struct sql_arg arg = sql_text(name);
     int rc = read_one(s, SESSION_COLUMNS "WHERE x.name=?1", &arg, out, &found, e);
+    rc = rc || !found ? rc : check_own_name(name, out, e);
     return rc || found ? rc : err_set(e, ERR_NOT_FOUND, "there is no session named %s", name);
 }
 
@@ -166,6 +177,7 @@ int store_session_open(struct store *s, const char *name, struct store_session *
     int found;
     const struct sql_arg arg = sql_text(name);
     int rc = read_one(s, SESSION_ALONE "WHERE x.name=?1", &arg, out, &found, e);
+    rc = rc || !found ? rc : check_own_name(name, out, e);
     return rc || found ? rc : err_set(e, ERR_NOT_FOUND, "there is no session named %s", name);
 }
 
