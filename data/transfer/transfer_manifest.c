@@ -307,9 +307,13 @@ static int parse_json(json_t **out, const char *bytes, size_t n, struct err *e)
         errno = 0;
         return 0;
     }
+    int memory = errno == ENOMEM, differs = *out != NULL;
     json_decref(*out);
     *out = NULL;
-    return errno == ENOMEM ? err_memory(e, "a manifest") : 0;
+    if (memory)
+        return err_memory(e, "a manifest");
+    return differs ? err_set(e, ERR_FORMAT, "its manifest is not as lectern writes it, or memory ran out")
+                   : 0;
 }
 
 static int session_parse(const json_t *o, struct store_session *session, struct err *e)
