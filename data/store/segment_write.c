@@ -48,10 +48,20 @@ void segment_writer_close(struct store *s)
     s->writer.fd = -1;
 }
 
+/* `how` is fsync or fdatasync. */
+static int sync_file(int fd, int (*how)(int fd))
+{
+    int status;
+    do
+        status = how(fd);
+    while (status && errno == EINTR);
+    return status;
+}
+
 static int sync_folder(const char *path, struct err *e)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd < 0 || fsync(fd) ? err_errno(e, errno, "cannot sync %s", path) : 0;
+    int rc = fd < 0 || sync_file(fd, fsync) ? err_errno(e, errno, "cannot sync %s", path) : 0;
     if (fd >= 0)
         close(fd);
     return rc;
@@ -71,7 +81,7 @@ static int make_file(struct store *s, int64_t id, const uint8_t uuid[16], struct
         rc = err_errno(e, errno, "cannot lock %s", path);
     if (!rc)
         rc = file_pwrite_all(fd, header, sizeof header, 0, path, e);
-    if (!rc && fsync(fd))
+    if (!rc && sync_file(fd, fsync))
         rc = err_errno(e, errno, "cannot sync %s", path);
     if (!rc)
         rc = sync_folder(s->segments_dir, e);
@@ -283,10 +293,7 @@ static int write_all(struct store *s, const struct span_put *puts, size_t n, str
     }
     rc = stream_close(w, rc, e);
     XXH3_freeState(state);
-    int status = 0;
-    while (!rc && (status = fdatasync(s->writer.fd)) && errno == EINTR)
-        ;
-    if (status && errno != EINTR)
+    if (!rc && sync_file(s->writer.fd, fdatasync))
         rc = err_errno(e, errno, "cannot sync %s; check the disk", s->writer.path);
     return rc;
 }

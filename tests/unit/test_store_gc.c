@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -501,6 +503,69 @@ static void a_writer_at_work_loses_nothing(void **state)
     assert_true(rounds > 0);
 }
 
+/* The same within one process: the thread that saves has its own handle. */
+struct saver {
+    const char *dir;
+    int64_t id;
+    atomic_uint saved; /* spans 400 ... 400+saved-1 are there */
+    int failed;
+};
+
+static void *save_on_a_thread(void *arg)
+{
+    struct saver *v = arg;
+    struct err e;
+    struct store *s;
+    v->failed = store_open(v->dir, &s, &e);
+    if (v->failed)
+        return NULL;
+    s->segment_limit = 7 * UNIT;
+    s->segment_direct = 2 * UNIT; /* with its helper */
+    for (unsigned i = 400; !v->failed && i < 460; i += 3) {
+        static const uint8_t nothing[16];
+        uint8_t bytes[3][UNIT], keys[3][16];
+        struct iovec parts[3];
+        struct span_put puts[3];
+        for (unsigned k = 0; !v->failed && k < 3; k++) {
+            memset(bytes[k], (int)(i + k), UNIT);
+            fixture_key(i + k, keys[k]);
+            parts[k] = (struct iovec){bytes[k], UNIT};
+            puts[k] = (struct span_put){
+                .kind = 1, .key = keys[k], .parent = nothing, .parts = &parts[k], .n = 1, .position = i + k};
+            v->failed = store_session_ref(s, v->id, 1, keys[k], &e);
+        }
+        if (!v->failed)
+            v->failed = store_spans_put(s, puts, 3, &e);
+        atomic_store(&v->saved, i + 3 - 400);
+    }
+    store_close(s);
+    return NULL;
+}
+
+static void a_saving_thread_loses_nothing(void **state)
+{
+    struct world *w = *state;
+    struct saver v = {.dir = w->dir, .id = make(w, "a", 1000)};
+    struct store_lock *lock;
+    pthread_t thread;
+    assert_int_equal(store_session_lock(w->s, v.id, &lock, &w->e), 0);
+    assert_int_equal(pthread_create(&thread, NULL, save_on_a_thread, &v), 0);
+    unsigned saved = 0, seen = 0;
+    for (int ended = 0; !ended; seen = saved) {
+        ended = !pthread_tryjoin_np(thread, NULL);
+        saved = atomic_load(&v.saved);
+        for (unsigned i = 0; i < saved; i += 5)
+            assert_true(there(w, 400 + i));
+        if (saved != seen)
+            (void)gc(w, 0);
+        usleep(2000);
+    }
+    assert_int_equal(v.failed, 0);
+    for (unsigned i = 0; i < 60; i++)
+        assert_true(there(w, 400 + i));
+    store_session_unlock(lock);
+}
+
 /* ---- strip, usage, chains ------------------------------------------------------------------------------ */
 
 static void strip_keeps_text_and_what_is_shared(void **state)
@@ -608,6 +673,7 @@ int main(void)
         CASE(it_reports_and_can_be_stopped),
         CASE(a_failure_half_way_keeps_the_rest),
         CASE(a_writer_at_work_loses_nothing),
+        CASE(a_saving_thread_loses_nothing),
         CASE(strip_keeps_text_and_what_is_shared),
         CASE(usage_is_counted_by_position),
         CASE(chains_are_listed),
