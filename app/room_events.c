@@ -66,16 +66,20 @@ static int add_turn(struct ui_event *event, const struct store_turn *t)
 {
     struct reader_citation *citations;
     size_t n;
-    reader_citations_parse(t->json, &citations, &n);
+    struct buf marked = {0}; /* damaged on the disk: never shown as if it had been said */
+    if (t->damaged)
+        buf_printf(&marked, "(damaged: this is not what was written)\n%s", t->answer);
+    reader_citations_parse(t->damaged ? "" : t->json, &citations, &n);
     struct ui_citation *shown = calloc(n ? n : 1, sizeof *shown);
     for (size_t i = 0; shown && i < n; i++)
         shown[i] = borrow_citation(&citations[i], i);
     struct ui_turn turn = {.ordinal = t->ordinal,
                            .question = t->question,
-                           .answer = t->answer,
+                           .answer = t->damaged ? marked.data : t->answer,
                            .citations = shown,
                            .n_citations = shown ? n : 0};
-    int failed = !shown || ui_event_add_turn(event, &turn);
+    int failed = !shown || marked.failed || ui_event_add_turn(event, &turn);
+    buf_free(&marked);
     free(shown);
     reader_citations_free(citations, n);
     return failed;
