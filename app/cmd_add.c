@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "app/byte_progress.h"
 #include "app/interrupt.h"
 #include "app/output.h"
 #include "app/store_care.h"
@@ -42,11 +43,14 @@ static int add(const struct config *c, struct workbench *w, const char *name, st
     struct reader_usage usage = {0};
     void *arg = (void *)(uintptr_t)c;
     struct err left = {0};
-    int rc = workbench_session(w, name, c->n_args > 0, tell, NULL, arg, e);
+    struct byte_progress bytes;
+    struct progress port = byte_progress_begin(&bytes, c);
+    int rc = workbench_session(w, name, c->n_args > 0, &port, cancel, tell, NULL, arg, e);
+    byte_progress_end(&bytes);
     if (rc)
         return rc;
     progress_line_begin(&line, c, "parts");
-    struct progress port = progress_line_port(&line);
+    port = progress_line_port(&line);
     if (c->changed)
         rc = reader_refresh(w->reader, &port, cancel, NULL, e);
     if (!rc)

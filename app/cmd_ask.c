@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/byte_progress.h"
 #include "app/interrupt.h"
 #include "app/output.h"
 #include "app/workbench.h"
@@ -113,6 +114,15 @@ static int answer(struct asking *s, struct workbench *w, struct err *e)
     return rc;
 }
 
+static int open_session(struct asking *s, struct workbench *w, const char *name, int create, struct err *e)
+{
+    struct byte_progress bytes;
+    struct progress port = byte_progress_begin(&bytes, s->config);
+    int rc = workbench_session(w, name, create, &port, interrupt_watch(), tell, tell_restored, s, e);
+    byte_progress_end(&bytes);
+    return rc;
+}
+
 int cmd_ask(const struct config *c, struct err *e)
 {
     struct workbench w = {0};
@@ -126,7 +136,7 @@ int cmd_ask(const struct config *c, struct err *e)
     if (!rc)
         rc = workbench_open(&w, c, e);
     if (!rc)
-        rc = workbench_session(&w, name, n_paths > 0, tell, tell_restored, &asking, e);
+        rc = open_session(&asking, &w, name, n_paths > 0, e);
     if (!rc)
         rc = workbench_add(&w, c->args, n_paths, NULL, interrupt_watch(), tell, &asking, &left, e);
     if (!rc) {

@@ -3,14 +3,12 @@
 #include "app/reader_internal.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-#include "app/output.h"
 #include "engine/base/buf.h"
 #include "engine/base/file.h"
 
@@ -47,35 +45,44 @@ static void drop_texts(struct reader *r)
     r->documents = (struct store_document_list){0};
 }
 
+static int misfit(const struct store_document *d, struct err *e)
+{
+    return err_set(e, ERR_FORMAT,
+                   "what is stored of %s does not fit together; delete the session and add it again",
+                   d->path);
+}
+
+int reader_load_words(struct reader *r, const struct store_document *d, struct reader_text *t, struct err *e)
+{
+    void *map = NULL;
+    size_t map_bytes = 0;
+    int rc =
+        store_document_read(r->o.store, r->row.id, d->ordinal, STORE_TEXT, (void **)&t->text, &t->bytes, e);
+    if (!rc)
+        rc = store_document_read(r->o.store, r->row.id, d->ordinal, STORE_MAP, &map, &map_bytes, e);
+    if (!rc)
+        rc = source_map_parse(map, map_bytes, &t->map, e);
+    free(map);
+    return !rc && source_map_text_bytes(t->map) != t->bytes ? misfit(d, e) : rc;
+}
+
 /* One document's parts, checked against each other: what the database holds is not believed unseen. */
-static int load_text(struct reader *r, size_t i, struct reader_text *t, struct err *e)
+static int load_text(struct reader *r, const struct store_document *d, struct reader_text *t, struct err *e)
 {
     int64_t id = r->row.id;
-    const struct store_document *d = &r->documents.items[i];
-    void *map = NULL;
-    size_t map_bytes = 0, ids_bytes = 0, ends_bytes = 0;
-    int rc = store_document_read(r->o.store, id, d->ordinal, STORE_TEXT, (void **)&t->text, &t->bytes, e);
+    size_t ids_bytes = 0, ends_bytes = 0;
+    int rc = reader_load_words(r, d, t, e);
     if (!rc)
         rc = store_document_read(r->o.store, id, d->ordinal, STORE_TOKENS, (void **)&t->ids, &ids_bytes, e);
     if (!rc)
         rc = store_document_read(r->o.store, id, d->ordinal, STORE_ENDS, (void **)&t->ends, &ends_bytes, e);
-    if (!rc)
-        rc = store_document_read(r->o.store, id, d->ordinal, STORE_MAP, &map, &map_bytes, e);
-    if (!rc)
-        rc = source_map_parse(map, map_bytes, &t->map, e);
-    free(map);
     if (rc)
         return rc;
     t->tokens = ids_bytes / sizeof *t->ids;
-    int bad = ids_bytes != ends_bytes || ids_bytes % sizeof *t->ids || t->tokens != d->token_count ||
-              source_map_text_bytes(t->map) != t->bytes;
+    int bad = ids_bytes != ends_bytes || ids_bytes % sizeof *t->ids || t->tokens != d->token_count;
     for (size_t k = 0; !bad && k < t->tokens; k++)
         bad = t->ends[k] > t->bytes || (k && t->ends[k] < t->ends[k - 1]);
-    if (bad)
-        return err_set(e, ERR_FORMAT,
-                       "what is stored of %s does not fit together; delete the session and add it again",
-                       d->path);
-    return 0;
+    return bad ? misfit(d, e) : 0;
 }
 
 static int join_corpus(struct reader *r, struct err *e)
@@ -106,53 +113,11 @@ int reader_load(struct reader *r, struct err *e)
             rc = err_memory(e, "the documents");
     }
     for (size_t i = 0; !rc && i < r->documents.n; i++) {
-        rc = load_text(r, i, &r->texts[i], e);
+        rc = load_text(r, &r->documents.items[i], &r->texts[i], e);
         if (!rc)
             r->files[i] = reader_file_state(&r->documents.items[i], r->texts[i].map, r->texts[i].text);
     }
     return rc ? rc : join_corpus(r, e);
-}
-
-/* Writes down which model reads the session now. */
-static int name_model(struct reader *r, const char *tokenizer, struct err *e)
-{
-    json_t *fresh = json_pack("{s:s}", "tokenizer", tokenizer);
-    char *options = fresh ? json_dumps(fresh, JSON_COMPACT) : NULL;
-    char *path = strdup(engine_model_path(r->o.engine));
-    json_decref(fresh);
-    if (!options || !path) {
-        free(options);
-        free(path);
-        return err_memory(e, "the session's options");
-    }
-    free(r->row.options);
-    free(r->row.model_path);
-    r->row.options = options;
-    r->row.model_path = path;
-    engine_model_hash(r->o.engine, r->row.model_hash);
-    return store_session_update(r->o.store, &r->row, e);
-}
-
-/* A session belongs to one tokenizer: its documents are kept as ids. */
-static int check_tokenizer(struct reader *r, struct err *e)
-{
-    uint8_t hash[16];
-    char hex[65];
-    tokenizer_hash(engine_tokenizer(r->o.engine), hash);
-    output_hex(hash, sizeof hash, hex);
-    json_t *options = json_loads(r->row.options && *r->row.options ? r->row.options : "{}", 0, NULL);
-    const char *was = json_string_value(json_object_get(options, "tokenizer"));
-    int rc = 0;
-    if (was && strcmp(was, hex) != 0) {
-        rc = err_set(
-            e, ERR_USAGE,
-            "session '%s' was made with another model's tokenizer (%s); choose that model or another -s name",
-            r->name, r->row.model_path && *r->row.model_path ? r->row.model_path : "unknown");
-    } else {
-        rc = name_model(r, hex, e);
-    }
-    json_decref(options);
-    return rc;
 }
 
 static int open_row(struct reader *r, struct err *e)
@@ -180,9 +145,9 @@ int reader_open(struct reader **out, const struct reader_options *options, struc
     r->name = strdup(options->name);
     int rc = r->name ? open_row(r, e) : err_memory(e, "a session");
     if (!rc)
-        rc = check_tokenizer(r, e);
-    if (!rc)
         rc = chat_open(engine_tokenizer(r->o.engine), engine_gguf(r->o.engine), &r->chat, e);
+    if (!rc)
+        rc = reader_take_model(r, e);
     if (!rc)
         rc = reader_load(r, e);
     if (rc) {

@@ -32,13 +32,17 @@ struct reader_options {
     int create;                                  /* make it when it is missing, else ERR_NOT_FOUND */
     int allow_long;                              /* go past the context that the model was trained for */
     void (*notice)(void *arg, const char *line); /* what the person should know; may be NULL */
+    /* Of reader_open alone, may be NULL; bytes of text. */
+    const struct progress *progress;
+    struct cancel *cancel;
     /* After every reading: what came from the store and what had to be read. Not called when the context was
      * in memory already. May be NULL. */
     void (*restored)(void *arg, const struct reader_usage *usage);
     void *arg; /* of both */
 };
 
-/* ERR_BUSY when another process has the session; ERR_USAGE when it was made with another tokenizer. */
+/* ERR_BUSY when another process has the session. One that was made with another tokenizer is made anew from
+ * its kept text, in one change of the store; a notice tells. ERR_CANCELLED: it is as it was. */
 int reader_open(struct reader **out, const struct reader_options *options, struct err *e);
 void reader_close(struct reader *r); /* NULL is legal */
 

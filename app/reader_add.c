@@ -93,22 +93,23 @@ static int run_ingest(struct incoming *in, struct cancel *cancel, struct err *e)
     return rc;
 }
 
-/* What stands between a document and the one before it, in the context. It is not part of the document's
- * text: its tokens end at byte 0. */
-static int join_tokens(struct incoming *in, struct cancel *cancel, struct err *e)
+/* What stands between a document and the one before it, in the context, is not part of the document's text:
+ * its tokens end at byte 0. */
+int reader_encode(const struct reader *r, size_t at, const char *path, const char *text, size_t bytes,
+                  struct token_list *out, struct cancel *cancel, struct err *e)
 {
-    const struct tokenizer *t = engine_tokenizer(in->r->o.engine);
+    const struct tokenizer *t = engine_tokenizer(r->o.engine);
     int rc = 0;
-    if (in->at) {
+    if (at) {
         struct buf joint = {0};
-        buf_printf(&joint, "\n\n==== %s ====\n\n", path_base(in->path));
+        buf_printf(&joint, "\n\n==== %s ====\n\n", path_base(path));
         rc = joint.failed ? err_memory(e, "a heading")
-                          : tokenizer_encode(t, joint.data, joint.len, 0, &in->tokens, cancel, e);
+                          : tokenizer_encode(t, joint.data, joint.len, 0, out, cancel, e);
         buf_free(&joint);
-        for (size_t i = 0; i < in->tokens.n; i++)
-            in->tokens.ends[i] = 0;
+        for (size_t i = 0; i < out->n; i++)
+            out->ends[i] = 0;
     }
-    return rc ? rc : tokenizer_encode(t, in->text.data, in->text.len, 0, &in->tokens, cancel, e);
+    return rc ? rc : tokenizer_encode(t, text, bytes, 0, out, cancel, e);
 }
 
 /* Adds the document at its place. */
@@ -138,8 +139,7 @@ static int store_incoming(struct incoming *in, size_t token_start, struct err *e
     return rc;
 }
 
-/* Adds document i, still in memory, again behind what the store now has. */
-static int store_again(struct reader *r, size_t i, const struct reader_stamp *stamp, size_t token_start,
+int reader_store_again(struct reader *r, size_t i, const struct reader_stamp *stamp, size_t token_start,
                        struct err *e)
 {
     struct store_document d = r->documents.items[i];
@@ -153,6 +153,7 @@ static int store_again(struct reader *r, size_t i, const struct reader_stamp *st
         [STORE_ENDS] = {.iov_base = t->ends, .iov_len = t->tokens * sizeof *t->ends},
     };
     d.token_start = token_start;
+    d.token_count = t->tokens;
     if (stamp) {
         d.size = stamp->size;
         d.mtime_ns = stamp->mtime_ns;
@@ -208,7 +209,9 @@ static int take_in(struct incoming *in, struct cancel *cancel, struct err *e)
         in->same_stamp = d->size == in->stamp.size && d->mtime_ns == in->stamp.mtime_ns &&
                          !memcmp(d->hash, in->stamp.hash, sizeof d->hash);
     }
-    return in->same_text ? 0 : join_tokens(in, cancel, e);
+    return in->same_text
+               ? 0
+               : reader_encode(r, in->at, in->path, in->text.data, in->text.len, &in->tokens, cancel, e);
 }
 
 /* ---- taking over ---- */
@@ -257,7 +260,7 @@ static int replace_documents(struct reader *r, const struct change *c, struct er
             rc = store_incoming(in, start, e);
             start += in->tokens.n;
         } else {
-            rc = store_again(r, i, in ? &in->stamp : NULL, start, e);
+            rc = reader_store_again(r, i, in ? &in->stamp : NULL, start, e);
             start += r->texts[i].tokens;
         }
     }

@@ -54,6 +54,7 @@ struct reader {
     struct token_list corpus;  /* opening and documents; ends are meaningless here */
     size_t opening;            /* tokens before the first document */
     size_t edited;             /* the corpus is not what it was from this token on; 0: it is */
+    int remade;                /* from the text, for another model's tokenizer, and not yet read */
     struct session *timeline;
     struct session_mark *end; /* of the corpus, once it is read */
     struct reader_saver saver;
@@ -63,12 +64,22 @@ struct reader {
 
 /* Loads the documents' texts, ids and maps from the store and joins the corpus anew. */
 int reader_load(struct reader *r, struct err *e);
+/* The text of `d` and its map, which fit together. What is in *t is freed by reader_text_fini, after a
+ * failure too. */
+int reader_load_words(struct reader *r, const struct store_document *d, struct reader_text *t, struct err *e);
 void reader_text_fini(struct reader_text *t);
 
 /* Brings the timeline back to the corpus' end when it is behind it in a conversation. */
 int reader_leave_conversation(struct reader *r, struct err *e);
 
 void reader_notice(const struct reader *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- reader_model.c ---- */
+
+/* Names the engine's model as the one that reads the session. When its tokenizer is not the one that made the
+ * ids, they are made anew from the text and what was read of the old ones goes. The chat is open and nothing
+ * is loaded. */
+int reader_take_model(struct reader *r, struct err *e);
 
 /* ---- reader_file.c ---- */
 
@@ -84,6 +95,17 @@ int reader_stamp_take(const char *path, const struct source_map *map, const char
                       struct reader_stamp *out);
 enum reader_file reader_file_state(const struct store_document *d, const struct source_map *map,
                                    const char *text);
+
+/* ---- reader_add.c ---- */
+
+/* Appends the tokens of a document at place `at` to `out` (empty): what joins it to the one before, then its
+ * text. */
+int reader_encode(const struct reader *r, size_t at, const char *path, const char *text, size_t bytes,
+                  struct token_list *out, struct cancel *cancel, struct err *e);
+
+/* Adds document i with r->texts[i] behind what the store now has; stamp NULL: as it was. */
+int reader_store_again(struct reader *r, size_t i, const struct reader_stamp *stamp, size_t token_start,
+                       struct err *e);
 
 /* ---- reader_save.c ---- */
 

@@ -149,8 +149,10 @@ int reader_read(struct reader *r, const struct progress *progress, struct cancel
         rc = read_rest(r, progress, cancel, usage, e);
     if (!rc && (!r->end || usage->prefilled))
         rc = mark_end(r, e);
-    if (!rc)
+    if (!rc) {
         r->edited = 0;
+        r->remade = 0;
+    }
     if (!rc && r->o.restored && (usage->restored || usage->prefilled))
         r->o.restored(r->o.arg, usage);
     return rc;

@@ -292,7 +292,9 @@ static void explain(const struct reader *r, const struct store_session *was, siz
     size_t tokens = (size_t)was->tokens;
     if (restored == r->corpus.n || u->reason[0])
         return;
-    if (r->edited) {
+    if (r->remade) {
+        because(u, "the session was made with another model");
+    } else if (r->edited) {
         because(u, "the text changed at %zu", r->edited);
     } else if (was->has_chain && tokens <= r->corpus.n && tokens != restored) {
         engine_chain_key(r->o.engine, r->corpus.ids, tokens, key);

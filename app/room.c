@@ -48,7 +48,9 @@ static int send_status(struct room *room, const char *what, struct err *e)
 static int use_session(struct room *room, const char *name, int create, struct err *e)
 {
     room->line[0] = '\0';
-    return workbench_session(&room->bench, name, create, notice, restored, room, e);
+    struct progress port = room_rate_port(&room->rate, room->port);
+    return workbench_session(&room->bench, name, create, &port, port_cancel(room->port), notice, restored,
+                             room, e);
 }
 
 /* Shows the open session, then reads it to its end. */

@@ -27,8 +27,8 @@ void workbench_close(struct workbench *w)
     *w = (struct workbench){0};
 }
 
-int workbench_session(struct workbench *w, const char *name, int create,
-                      void (*notice)(void *arg, const char *line),
+int workbench_session(struct workbench *w, const char *name, int create, const struct progress *progress,
+                      struct cancel *cancel, void (*notice)(void *arg, const char *line),
                       void (*restored)(void *arg, const struct reader_usage *usage), void *arg, struct err *e)
 {
     reader_close(w->reader);
@@ -40,6 +40,8 @@ int workbench_session(struct workbench *w, const char *name, int create,
                                      .create = create,
                                      .allow_long = w->config->long_context,
                                      .notice = notice,
+                                     .progress = progress,
+                                     .cancel = cancel,
                                      .restored = restored,
                                      .arg = arg};
     return reader_open(&w->reader, &options, e);

@@ -18,9 +18,10 @@ struct workbench {
 int workbench_open(struct workbench *w, const struct config *c, struct err *e);
 void workbench_close(struct workbench *w); /* legal on a zeroed one */
 
-/* Opens a reader on session `name`, closing the one before; `notice` and `restored` as in reader.h. */
-int workbench_session(struct workbench *w, const char *name, int create,
-                      void (*notice)(void *arg, const char *line),
+/* Opens a reader on session `name`, closing the one before; progress (bytes of text), cancel, notice and
+ * restored as in reader.h. */
+int workbench_session(struct workbench *w, const char *name, int create, const struct progress *progress,
+                      struct cancel *cancel, void (*notice)(void *arg, const char *line),
                       void (*restored)(void *arg, const struct reader_usage *usage), void *arg,
                       struct err *e);
 

@@ -27,10 +27,16 @@ struct tiny_model tiny_model_default(void)
                                .type = 0,
                                .embed_type = 0,
                                .tied = 1,
+                               .merges = TINY_MERGES,
                                .context = 4096,
                                .rope_base = 10000,
                                .gain = 2,
                                .seed = 1};
+}
+
+static int vocabulary(const struct tiny_model *m)
+{
+    return 3 + 256 + m->merges;
 }
 
 /* splitmix64 */
@@ -162,13 +168,14 @@ static void byte_name(int byte, char out[4])
     }
 }
 
-static void add_vocabulary(struct gguf_writer *w)
+static void add_vocabulary(struct gguf_writer *w, const struct tiny_model *m)
 {
+    size_t V = (size_t)vocabulary(m), n = (size_t)m->merges;
     static const char *const control[3] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     char text[TINY_VOCAB][16];
     const char *names[TINY_VOCAB];
     int32_t types[TINY_VOCAB];
-    for (int i = 0; i < TINY_VOCAB; i++) {
+    for (int i = 0; i < (int)V; i++) {
         names[i] = text[i];
         types[i] = i < 3 ? 3 : 1;
         if (i < 3) {
@@ -183,9 +190,9 @@ static void add_vocabulary(struct gguf_writer *w)
     }
     gguf_writer_add_str(w, "tokenizer.ggml.model", "gpt2");
     gguf_writer_add_str(w, "tokenizer.ggml.pre", "smollm");
-    gguf_writer_add_arr_str(w, "tokenizer.ggml.tokens", names, TINY_VOCAB);
-    gguf_writer_add_arr_i32(w, "tokenizer.ggml.token_type", types, TINY_VOCAB);
-    gguf_writer_add_arr_str(w, "tokenizer.ggml.merges", merges, TINY_MERGES);
+    gguf_writer_add_arr_str(w, "tokenizer.ggml.tokens", names, V);
+    gguf_writer_add_arr_i32(w, "tokenizer.ggml.token_type", types, V);
+    gguf_writer_add_arr_str(w, "tokenizer.ggml.merges", merges, n);
     gguf_writer_add_u32(w, "tokenizer.ggml.bos_token_id", 0);
     gguf_writer_add_u32(w, "tokenizer.ggml.eos_token_id", 2);
     gguf_writer_add_bool(w, "tokenizer.ggml.add_bos_token", 0);
@@ -206,7 +213,7 @@ static void add_params(struct gguf_writer *w, const struct tiny_model *m)
         {"embedding_length", (uint32_t)m->C},     {"feed_forward_length", (uint32_t)m->F},
         {"attention.head_count", (uint32_t)m->H}, {"attention.head_count_kv", (uint32_t)m->HK},
         {"attention.key_length", (uint32_t)m->D}, {"attention.value_length", (uint32_t)m->D},
-        {"rope.dimension_count", (uint32_t)m->D}, {"vocab_size", TINY_VOCAB},
+        {"rope.dimension_count", (uint32_t)m->D}, {"vocab_size", (uint32_t)vocabulary(m)},
     };
     gguf_writer_add_str(w, "general.architecture", arch);
     gguf_writer_add_str(w, "general.name", "tiny");
@@ -227,12 +234,12 @@ int tiny_model_write(const struct tiny_model *m, const char *path)
         return 1;
     uint64_t seed = m->seed;
     add_params(w, m);
-    add_vocabulary(w);
-    add_matrix(w, "token_embd.weight", m->embed_type, TINY_VOCAB, m->C, 1, &seed);
+    add_vocabulary(w, m);
+    add_matrix(w, "token_embd.weight", m->embed_type, vocabulary(m), m->C, 1, &seed);
     for (int l = 0; l < m->L; l++)
         add_layer(w, m, l, &seed);
     add_vector(w, "output_norm.weight", m->C, 1, 0.1f, &seed);
     if (!m->tied)
-        add_matrix(w, "output.weight", m->embed_type, TINY_VOCAB, m->C, 1, &seed);
+        add_matrix(w, "output.weight", m->embed_type, vocabulary(m), m->C, 1, &seed);
     return gguf_writer_close(w);
 }
