@@ -278,14 +278,16 @@ static int drop_caches(const struct bench_store *b, double *left, struct err *e)
     return rc;
 }
 
-static int map_span(struct store *store, const struct span *s, struct err *e)
+/* *last is the mapping before this one, which is given up only now: a reading keeps its segments open. */
+static int map_span(struct store *store, const struct span *s, struct span_map *last, struct err *e)
 {
     struct span_map map;
     volatile uint64_t sink;
     int rc = store_span_map(store, (int)s->kind, s->key, &map, e);
     if (!rc)
         rc = check(s, map.data, map.size, &sink, e);
-    store_span_unmap(store, &map);
+    store_span_unmap(store, last);
+    *last = map;
     return rc;
 }
 
@@ -304,7 +306,9 @@ static int open_once(const struct bench_store *b, double *seconds, struct err *e
                      (unsigned long long)row.tokens);
     if (!rc && last) {
         struct span s = span_of(&b->shape, KV_KIND_CHECKPOINT, last - 1);
-        rc = map_span(store, &s, e);
+        struct span_map map = {0};
+        rc = map_span(store, &s, &map, e);
+        store_span_unmap(store, &map);
     }
     *seconds = clock_seconds() - begun;
     store_session_free(&row);
@@ -374,20 +378,22 @@ static int read_all(struct bench_store *b, struct store *store, const char *what
     size_t gap = every(&b->shape);
     *pass = (struct bench_pass){0};
     int rc = drop_caches(b, &pass->cached, e);
+    struct span_map last = {0};
     double begun = clock_seconds(), cpu = bench_cpu_seconds();
     for (uint64_t i = 0; !rc && i < b->blocks; i++) {
         struct span s = span_of(&b->shape, KV_KIND_BLOCK, i);
-        rc = map_span(store, &s, e);
+        rc = map_span(store, &s, &last, e);
         pass->bytes += s.size;
         if (!rc && (i + 1) % gap == 0) {
             s = span_of(&b->shape, KV_KIND_CHECKPOINT, i / gap);
-            rc = map_span(store, &s, e);
+            rc = map_span(store, &s, &last, e);
             pass->bytes += s.size;
         }
         progress_report(b->progress, what, (i + 1) * KV_BLOCK, b->tokens);
         if (!rc)
             rc = stopped(b, e);
     }
+    store_span_unmap(store, &last);
     pass->seconds = clock_seconds() - begun;
     pass->cpu = bench_cpu_seconds() - cpu;
     return rc;

@@ -234,6 +234,7 @@ static int write_part(struct stream *w, XXH3_state_t *state, size_t *fill, const
     const uint8_t *at = part->iov_base;
     size_t left = part->iov_len;
     int rc = 0;
+    size_t borrowed = stream_borrow(w, at, left, &rc, e); /* is written while it is summed */
     while (!rc && left) {
         size_t take = SEGMENT_GROUP - *fill < left ? SEGMENT_GROUP - *fill : left;
         if (take == SEGMENT_GROUP) {
@@ -247,7 +248,10 @@ static int write_part(struct stream *w, XXH3_state_t *state, size_t *fill, const
             XXH3_64bits_reset(state);
             *fill = 0;
         }
-        rc = stream_add(w, at, take, e);
+        size_t skip = borrowed < take ? borrowed : take;
+        borrowed -= skip;
+        if (skip < take)
+            rc = stream_add(w, at + skip, take - skip, e);
         at += take;
         left -= take;
     }

@@ -48,6 +48,7 @@ struct segment {
     uint8_t uuid[16];
     int fd;
     int refs;
+    uint64_t asked; /* the system was asked to read up to here */
     char *path;
     struct segment *next;
 };
@@ -189,6 +190,9 @@ void segment_writer_close(struct store *s);          /* the next append looks at
 struct stream;
 int stream_open(struct stream **out, int fd, const char *path, uint64_t offset, int direct, struct err *e);
 int stream_add(struct stream *w, const void *bytes, size_t n, struct err *e);
+/* Begins to write the first bytes of these without copying them, when their memory and what came before is
+ * aligned: returns how many (0: none). *rc as from stream_add. */
+size_t stream_borrow(struct stream *w, const void *bytes, size_t n, int *rc, struct err *e);
 int stream_close(struct stream *w, int rc, struct err *e);
 
 /* ---- segment_tidy.c -------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ int span_row_of_id(struct store *s, int64_t id, struct span_row *r, struct err *
 void span_row_free(struct span_row *r);
 int span_row_fits(const struct span_row *r, const struct segment *seg, struct err *e); /* inside the file */
 /* Reads all of the payload and compares checksums. */
-int span_row_payload(const struct span_row *r, const struct segment *seg, struct err *e);
+int span_row_payload(const struct span_row *r, struct segment *seg, struct err *e);
 /* XXH3 over what a row says, and checksums. *failed: out of memory. */
 int64_t span_seal(const struct span_info *info, int64_t segment, uint64_t offset, const void *sums,
                   size_t sums_bytes, int *failed);

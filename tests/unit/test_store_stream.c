@@ -29,8 +29,9 @@ static void key_of(unsigned i, uint8_t key[STORE_KEY_BYTES])
 /* Bytes that hang on the place. */
 static uint8_t *pattern(size_t n, unsigned seed)
 {
-    uint8_t *bytes = malloc(n + 1);
-    assert_non_null(bytes);
+    void *memory = NULL;
+    assert_int_equal(posix_memalign(&memory, SEGMENT_ALIGN, n + 1), 0); /* so that it can be borrowed */
+    uint8_t *bytes = memory;
     uint32_t x = seed * 2654435761u + 1;
     for (size_t i = 0; i < n; i++) {
         x = x * 1664525u + 1013904223u;
@@ -118,6 +119,8 @@ static void around_the_cache(void **state)
     with_parts_of(1 << 30, 0);
     with_parts_of(5000, 0);
     with_parts_of(262144, 0);
+    with_parts_of((1 << 20) + 3 * SEGMENT_ALIGN, 0); /* borrowed, and copied at the end */
+    with_parts_of((2 << 20) + 5, 0);                 /* the first alone is aligned */
 }
 
 static void through_the_cache(void **state)
