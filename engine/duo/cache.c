@@ -7,15 +7,17 @@
 
 #include "engine/base/bytes.h"
 
+/* Large areas begin at a page of memory, so that a sink can hand them to the disk without a copy. */
 static void *take_records(size_t n, size_t bytes)
 {
     size_t total;
-    if (size_mul(n, bytes, &total))
+    if (size_mul(n, bytes, &total) || total > SIZE_MAX - 4096)
         return NULL;
-    total = (total + 63) / 64 * 64;
-    void *p = aligned_alloc(64, total ? total : 64);
+    size_t align = total >= 1 << 20 ? 4096 : 64;
+    total = total ? (total + align - 1) / align * align : align;
+    void *p = aligned_alloc(align, total);
     if (p)
-        memset(p, 0, total ? total : 64);
+        memset(p, 0, total);
     return p;
 }
 
