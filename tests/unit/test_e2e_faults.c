@@ -41,8 +41,8 @@ static const struct kind everywhere[] = {
     {"read", "EINTR", DATA, 0, 1, 10},        {"map", "ENOMEM", DATA, 0, 0, 12},
     {"open", "EMFILE", DATA, 0, 0, 16},       {"name", "EIO", DATA, 0, 0, 12},
     {"lock", "ENOLCK", DATA, 0, 0, 16},       {"close", "EIO", DATA, 0, 0, 8},
-    {"stat", "EIO", DATA, 0, 0, 16},          {"memory", "ENOMEM", ANYWHERE, 0, 0, 60},
-    {"memory", "ENOMEM", ANYWHERE, 1, 0, 30},
+    {"stat", "EIO", DATA, 0, 0, 16},          {"memory", "ENOMEM", ANYWHERE, 0, 0, 44},
+    {"memory", "ENOMEM", ANYWHERE, 1, 0, 20},
 };
 /* What besides can happen to those that load a model. */
 static const struct kind with_model[] = {

@@ -184,14 +184,14 @@ static void undamaged(void **state)
 
 static void damaged_segments(void **state)
 {
-    struct plan plan = {.b = *state, .file = "segments/000001.seg", .times = 240};
+    struct plan plan = {.b = *state, .file = "segments/000001.seg", .times = 160};
     plan.from = plan.b->whole;
     damaged(&plan, "segment");
 }
 
 static void damaged_database(void **state)
 {
-    struct plan plan = {.b = *state, .file = "lectern.db", .times = 420};
+    struct plan plan = {.b = *state, .file = "lectern.db", .times = 320};
     plan.from = plan.b->whole;
     damaged(&plan, "database");
 }
@@ -199,20 +199,21 @@ static void damaged_database(void **state)
 /* Most of the log is text and tokens: its frames' headers alone get their share too. */
 static void damaged_log(void **state)
 {
-    struct plan plan = {.b = *state, .file = "lectern.db-wal", .times = 200, .may_be_earlier = 1};
+    struct plan plan = {.b = *state, .file = "lectern.db-wal", .times = 140, .may_be_earlier = 1};
     plan.from = plan.b->running;
     damaged(&plan, "log");
     plan.end = 32 + 24 + 4096;
-    plan.times = 60;
+    plan.times = 50;
     damaged(&plan, "log's first frame");
 }
 
 static void damaged_database_beside_its_log(void **state)
 {
-    struct plan plan = {.b = *state, .file = "lectern.db", .times = 60, .may_be_earlier = 1};
+    struct plan plan = {.b = *state, .file = "lectern.db", .times = 40, .may_be_earlier = 1};
     plan.from = plan.b->running;
     damaged(&plan, "database beside its log");
     plan.file = "lectern.db-shm";
+    plan.times = 40;
     plan.may_be_earlier = 0;
     damaged(&plan, "the log's index");
 }
