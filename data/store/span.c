@@ -8,9 +8,6 @@
 #include "data/store/store_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -201,74 +198,6 @@ int store_span_find(struct store *s, int kind, const uint8_t *key, struct span_i
 /* ---- map ------------------------------------------------------------------------------------------------
  */
 
-/* Asks for the pages of this payload, and of what lies behind it (mostly the next of its chain), on a thread
- * of its own: the disk works while the caller sums, and on the next span before anybody has asked for it. In
- * steps that the kernel grants whole; it cuts larger ones short without a word. Hints alone: what fails is
- * read later. */
-enum { AHEAD_LEAST = 1 << 20, AHEAD_STEP = 256 * 1024 };
-struct ahead {
-    int fd;
-    uint64_t from, end;
-    pthread_t thread;
-};
-
-static void *read_ahead(void *arg)
-{
-    const struct ahead *a = arg;
-    for (uint64_t at = a->from; at < a->end; at += AHEAD_STEP)
-        (void)posix_fadvise(a->fd, (off_t)at, AHEAD_STEP, POSIX_FADV_WILLNEED);
-    return NULL;
-}
-
-/* Non-zero: no thread, or nothing to ask for. */
-static int ahead_start(struct ahead *a, const struct span_row *r, struct segment *seg)
-{
-    uint64_t size = r->info.size;
-    *a = (struct ahead){.fd = seg->fd, .from = r->offset, .end = r->offset + 2 * size};
-    if (seg->asked > a->from && seg->asked <= a->end)
-        a->from = seg->asked;
-    if (size < AHEAD_LEAST || a->from == a->end)
-        return 1;
-    seg->asked = a->end;
-    sigset_t all, before;
-    sigfillset(&all); /* signals are the program's, not the helper's */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&a->thread, NULL, read_ahead, a);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return failed;
-}
-
-/* By pread, not through the mapping: a bad sector is then an error and not a signal. */
-int span_row_payload(const struct span_row *r, struct segment *seg, struct err *e)
-{
-    uint8_t *group = malloc(SEGMENT_GROUP);
-    if (!group)
-        return err_memory(e, "a page group");
-    struct reader sums = reader_over(r->sums, r->sums_bytes);
-    int rc = 0;
-    struct ahead ahead;
-    int helped = !ahead_start(&ahead, r, seg);
-    for (uint64_t at = 0; !rc && at < r->info.size; at += SEGMENT_GROUP) {
-        size_t want = r->info.size - at < SEGMENT_GROUP ? (size_t)(r->info.size - at) : SEGMENT_GROUP;
-        size_t have = 0;
-        while (have < want) {
-            ssize_t n = pread(seg->fd, group + have, want - have, (off_t)(r->offset + at + have));
-            if (n < 0 && errno == EINTR)
-                continue;
-            if (n <= 0)
-                break;
-            have += (size_t)n;
-        }
-        if (have < want || XXH3_64bits(group, want) != read_u64(&sums))
-            rc = err_set(e, ERR_FORMAT, "%s is damaged at byte %llu; " READ_AGAIN, seg->path,
-                         (unsigned long long)(r->offset + at));
-    }
-    if (helped)
-        pthread_join(ahead.thread, NULL);
-    free(group);
-    return rc;
-}
-
 /* After the range lock: is the row still there? See store_internal.h for why in this order. */
 static int still_there(struct store *s, int64_t id, struct err *e)
 {
@@ -334,7 +263,9 @@ static int map_row(struct store *s, const struct span_row *r, struct span_map *o
         rc = still_there(s, r->id, e);
     if (!rc)
         rc = span_row_fits(r, h->segment, e);
-    if (!rc && !id_set_has(&s->verified, r->id)) {
+    if (!rc && id_set_has(&s->verified, r->id)) {
+        span_row_ahead(r, h->segment);
+    } else if (!rc) {
         rc = span_row_payload(r, h->segment, e);
         if (!rc)
             (void)id_set_add(&s->verified, r->id); /* if it fails, the next map checks again */

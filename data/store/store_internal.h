@@ -233,6 +233,8 @@ void span_row_free(struct span_row *r);
 int span_row_fits(const struct span_row *r, const struct segment *seg, struct err *e); /* inside the file */
 /* Reads all of the payload and compares checksums. */
 int span_row_payload(const struct span_row *r, struct segment *seg, struct err *e);
+/* Asks the system to read a payload, and as much behind it, before it is touched. A hint. */
+void span_row_ahead(const struct span_row *r, struct segment *seg);
 /* XXH3 over what a row says, and checksums. *failed: out of memory. */
 int64_t span_seal(const struct span_info *info, int64_t segment, uint64_t offset, const void *sums,
                   size_t sums_bytes, int *failed);

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -167,6 +168,64 @@ static void a_failed_write_changes_nothing(void **state)
     fixture_dir_remove(dir);
 }
 
+static void flip(const char *dir, uint64_t at)
+{
+    char *path = fixture_segment(dir, 1);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    uint8_t byte;
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, (off_t)at), 1);
+    byte ^= 0x10;
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)at), 1);
+    close(fd);
+    free(path);
+}
+
+/* Several threads check a long span; what they say is what one would: the first damage, wherever others are.
+ */
+static void the_first_damage_is_told(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    char *dir = fixture_dir_make();
+    uint8_t *bytes[SPANS];
+    for (unsigned i = 0; i < SPANS; i++)
+        bytes[i] = pattern(sizes[i], i);
+    static const uint64_t places[][3] = {{BIG - 1, BIG - 1, BIG - 1},
+                                         {5 << 20, 4 << 20, 9 << 20},
+                                         {SEGMENT_GROUP, 1 << 20, (1 << 20) - 1},
+                                         {0, 1, 2}};
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        struct store *s = NULL;
+        struct span_map map;
+        uint8_t key[STORE_KEY_BYTES];
+        char *own = fixture_dir_make();
+        assert_int_equal(store_open(own, &s, &e), 0);
+        assert_int_equal(put_all(s, bytes, 1 << 30, &e), 0);
+        uint64_t first = UINT64_MAX;
+        for (int k = 0; k < 3; k++) { /* the same place thrice is flipped thrice, which is once */
+            flip(own, SEGMENT_HEADER + places[i][k]);
+            first = places[i][k] < first ? places[i][k] : first;
+        }
+        char *wanted = NULL;
+        assert_true(asprintf(&wanted, "damaged at byte %llu;",
+                             (unsigned long long)(SEGMENT_HEADER + first / SEGMENT_GROUP * SEGMENT_GROUP)) >
+                    0);
+        for (int run = 0; run < 5; run++) {
+            key_of(0, key);
+            assert_int_equal(store_span_map(s, 3, key, &map, &e), ERR_FORMAT);
+            assert_non_null(strstr(e.text, wanted));
+        }
+        check(s, 6, bytes[6], sizes[6]); /* its neighbours are whole */
+        free(wanted);
+        store_close(s);
+        fixture_dir_remove(own);
+    }
+    for (unsigned i = 0; i < SPANS; i++)
+        free(bytes[i]);
+    fixture_dir_remove(dir);
+}
+
 /* What opening needs of a session's row comes without counting what was read. */
 static void opening_counts_nothing(void **state)
 {
@@ -206,6 +265,7 @@ int main(void)
         cmocka_unit_test(around_the_cache),
         cmocka_unit_test(through_the_cache),
         cmocka_unit_test(a_failed_write_changes_nothing),
+        cmocka_unit_test(the_first_damage_is_told),
         cmocka_unit_test(opening_counts_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
