@@ -45,6 +45,9 @@ int sql_fail(struct store *s, int status, struct err *e)
             return err_set(e, ERR_NOT_FOUND, "that session does not exist in %s (any more)", path);
         return err_set(e, ERR_USAGE, "%s has such a record already; choose another name", path);
     case SQLITE_IOERR: /* the errno behind it is not always known */
+        if (saved == ENOSPC || saved == EDQUOT)
+            return err_set(e, ERR_IO, "%s cannot grow, the disk is full; free disk space and try again",
+                           path);
         if (status == SQLITE_IOERR_WRITE || status == SQLITE_IOERR_FSYNC || status == SQLITE_IOERR_SHMSIZE)
             return err_set(e, ERR_IO, "%s cannot be written%s%s; free disk space or check the disk", path,
                            saved ? ": " : "", saved ? strerror(saved) : "");
