@@ -198,10 +198,16 @@ deps:
 model:
 	@data/models/fetch.sh
 
-## bench: build and run the benchmarks
-bench: $(BENCHES)
-	@[ -n "$(BENCHES)" ] || echo "there are no benchmarks in tests/bench"
-	@set -e; for b in $(BENCHES); do echo "== $$b"; $$b; done
+# Those of the engine need the default model, its adapter and a text.
+BENCH_MODEL   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lectern/models/SmolLM2-135M-Instruct.Q4_1.gguf
+BENCH_ADAPTER ?= data/adapters/SmolLM2-135M-Instruct-128k
+## bench: build and run the benchmarks: kernels, engine, what saving costs, the store beside the disk
+bench: $(BENCHES) lectern
+	@set -e; echo '== kernels'; $(O)/bench/bench_kernels; \
+	echo '== engine'; $(O)/bench/bench_engine $(BENCH_MODEL) $(BENCH_ADAPTER); \
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; cat data/sample/guide/*.md > $$work/guide.txt; \
+	echo '== saving'; $(O)/bench/bench_saving $(BENCH_MODEL) $(BENCH_ADAPTER) $$work/guide.txt $$work/data; \
+	echo '== store'; $(O)/lectern bench store --data-dir $$work/data
 
 FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cc')
 ## format: lay out every source file by .clang-format

@@ -247,9 +247,9 @@ static void opening_counts_nothing(void **state)
     assert_int_equal(alone.created, all.created);
     assert_string_equal(alone.options, all.options);
     assert_int_equal(alone.kv_bytes, 0);
-    assert_int_equal(store_session_open(s, "none", &alone, &e), ERR_NOT_FOUND);
     store_session_free(&all);
     store_session_free(&alone);
+    assert_int_equal(store_session_open(s, "none", &alone, &e), ERR_NOT_FOUND);
     /* A row that is not as it was written is refused here too. */
     store_close(s);
     assert_int_equal(fixture_sql(dir, "UPDATE sessions SET tokens=9"), 0);
