@@ -298,7 +298,7 @@ static const struct cli_command commands[CLI_COMMANDS] = {
                              "the library",
                   .text = "Documents are PDF files, UTF-8 text, Markdown and folders of source code. In the "
                           "reading room press ? for the keys.",
-                  .groups = CLI_TOP | CLI_NAMED | CLI_MODEL | CLI_SAMPLE | CLI_LONG,
+                  .groups = CLI_TOP | CLI_NAMED | CLI_MODEL | CLI_SAMPLE | CLI_LONG | CLI_BUDGET,
                   .max_args = -1},
     [CLI_ADD] = {.id = CLI_ADD,
                  .name = "add",
@@ -313,7 +313,7 @@ static const struct cli_command commands[CLI_COMMANDS] = {
                  .summary = "answer a question on the standard output, with the sources after it",
                  .text = "The last argument is the question; the paths before it are added to the session "
                          "first. A document that was read before is not read again.",
-                 .groups = CLI_NAMED | CLI_MODEL | CLI_SAMPLE | CLI_LONG | CLI_JSON,
+                 .groups = CLI_NAMED | CLI_MODEL | CLI_SAMPLE | CLI_LONG | CLI_JSON | CLI_BUDGET,
                  .min_args = 1,
                  .max_args = -1},
     [CLI_SESSIONS] = {.id = CLI_SESSIONS,

@@ -9,6 +9,7 @@
 #include "app/byte_progress.h"
 #include "app/interrupt.h"
 #include "app/output.h"
+#include "app/store_care.h"
 #include "app/workbench.h"
 
 struct asking {
@@ -110,6 +111,8 @@ static int answer(struct asking *s, struct workbench *w, struct err *e)
         output_notice(c, "the answer was cut at %d tokens; --max-tokens allows more", c->max_tokens);
     if (!rc && a.cancelled)
         rc = err_set(e, ERR_CANCELLED, "stopped; the answer so far is kept in the session");
+    if (!rc && a.usage.prefilled)
+        rc = store_care(c, w->store, e);
     reader_answer_fini(&a);
     return rc;
 }

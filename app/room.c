@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "app/room_events.h"
+#include "app/store_care.h"
 #include "app/workbench.h"
 
 struct room {
@@ -53,20 +54,38 @@ static int use_session(struct room *room, const char *name, int create, struct e
                              room, e);
 }
 
+/* After something was read. The open session keeps its reading. */
+static int care(struct room *room, struct err *e)
+{
+    struct buf line = {0};
+    if (!store_has_budget(room->config))
+        return 0;
+    int rc = send_status(room, "making room", e);
+    if (!rc)
+        rc = store_care_quiet(room->config, room->bench.store, port_cancel(room->port), &line, e);
+    if (line.data && !line.failed)
+        notice(room, line.data);
+    buf_free(&line);
+    return rc;
+}
+
 /* Shows the open session, then reads it to its end. */
 static int show_and_read(struct room *room, const char *name, struct err *e)
 {
     struct progress port = room_rate_port(&room->rate, room->port);
+    struct reader_usage usage = {0};
     reader_tell_changed(room->bench.reader);
     int rc = room_send_session(room->port, room->bench.store, room->bench.reader, name, e);
     if (!rc)
         rc = send_status(room, "reading", e);
     if (!rc && reader_documents(room->bench.reader))
-        rc = reader_read(room->bench.reader, &port, port_cancel(room->port), NULL, e);
-    struct err ignored;
-    send_status(room, NULL, &ignored);
+        rc = reader_read(room->bench.reader, &port, port_cancel(room->port), &usage, e);
     if (rc == ERR_CANCELLED)
         err_set(e, rc, "stopped reading; what was read is kept, and the next question goes on from there");
+    if (!rc && usage.prefilled)
+        rc = care(room, e);
+    struct err ignored;
+    send_status(room, NULL, &ignored);
     return rc;
 }
 
@@ -145,6 +164,8 @@ static int ask(struct room *room, const struct ui_request *q, struct err *e)
     rc = reader_ask(room->bench.reader, &question, &port, port_cancel(room->port), &a, e);
     if (!rc)
         rc = room_send_answer(room->port, &a, e);
+    if (!rc && a.usage.prefilled)
+        rc = care(room, e);
     reader_answer_fini(&a);
     struct err ignored;
     send_status(room, NULL, &ignored);

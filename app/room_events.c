@@ -197,7 +197,9 @@ static void report(void *arg, const char *what, uint64_t done, uint64_t total)
     double speed = now > rate->begun ? (double)(done - rate->first) / (now - rate->begun) : 0;
     double eta = speed > 0 && total > done ? (double)(total - done) / speed : -1;
     struct err ignored; /* the interface has gone; the step's cancel flag is set by then */
-    port_send_progress(rate->port, what, done, total, speed, eta, &ignored);
+    /* The interface shows a rate of tokens; other steps count bytes. */
+    int tokens = !strcmp(what, "reading");
+    port_send_progress(rate->port, what, done, total, tokens ? speed : 0, eta, &ignored);
 }
 
 struct progress room_rate_port(struct room_rate *rate, struct ui_port *port)

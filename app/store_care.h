@@ -5,6 +5,8 @@
 
 #include "app/config.h"
 #include "data/store/store.h"
+#include "engine/base/buf.h"
+#include "engine/base/clock.h"
 #include "engine/base/err.h"
 
 /* Is there a limit to keep (config_resolve was called)? */
@@ -18,5 +20,9 @@ int store_make_room(const struct config *c, struct store *s, struct store_gc_res
 /* After something was read: makes room when a limit is set, else nothing. Sessions that are open and those
  * that are pinned keep their readings. Says in a notice what was dropped, or that the limit is not met. */
 int store_care(const struct config *c, struct store *s, struct err *e);
+
+/* The same where the terminal is somebody else's: what is to be said is added to `line`, nothing is shown. */
+int store_care_quiet(const struct config *c, struct store *s, struct cancel *cancel, struct buf *line,
+                     struct err *e);
 
 #endif

@@ -200,7 +200,8 @@ with_model() {
     run 0 store strip second && run 0 sessions show second --json && check "stripped: the text stays" json 'v["tokens"] == 0 and len(v["documents"]) == 1'
     run 0 store gc --budget 0 --json && check "gc without pins" json 'v["bytes_after"] == 0 and v["dropped_spans"] > 0 and v["met"]'
     run 0 store verify --json && check "and all is sound" json 'v["problems"] == 0 and v["lines"] == [] and v["spans"] == 0'
-    run 0 ask -s ferry --json 'When does the ferry leave?' --max-tokens 8 && check "which is then read again" json 'v["usage"]["restored"] == 0 and v["usage"]["prefilled"] > 5'
+    run 0 ask -s ferry --json 'When does the ferry leave?' --max-tokens 8 --budget 1K && check "which is then read again" json 'v["usage"]["restored"] == 0 and v["usage"]["prefilled"] > 5' &&
+        check "ask keeps the budget, too" grep -q 'the budget is not met: what is left is open or pinned' err
     refuse 2 'nobody can be asked here whether to delete ‘ferry’; give --yes' sessions delete ferry
     run 0 sessions delete ferry second --yes && run 0 sessions --json && check "deleted" json 'v == []'
 }

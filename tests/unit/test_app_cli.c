@@ -273,6 +273,21 @@ static void sizes(void **state)
     }
 }
 
+/* What reads documents in keeps the budget. */
+static void reading_takes_a_budget(void **state)
+{
+    (void)state;
+    char lines[][80] = {"--session=x|--budget|2k|--leave-free=2k", "add|a.txt|--budget|2k|--leave-free=2k",
+                        "ask|--budget|2k|--leave-free=2k|a.txt|Why?"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        struct parsed p;
+        parse(&p, lines[i]);
+        if (p.rc || p.c.budget != 2000 || p.c.leave_free != 2000)
+            fail_msg("line %zu: %d, %llu bytes", i, p.rc, (unsigned long long)p.c.budget);
+        config_fini(&p.c);
+    }
+}
+
 static void options_of_one_subcommand(void **state)
 {
     (void)state;
@@ -574,6 +589,7 @@ int main(void)
         cmocka_unit_test(options_that_mean_nothing_there),
         cmocka_unit_test(formats_of_keys_and_values),
         cmocka_unit_test(sizes),
+        cmocka_unit_test(reading_takes_a_budget),
         cmocka_unit_test(options_of_one_subcommand),
         cmocka_unit_test(asking_for_text_checks_nothing_else),
         cmocka_unit_test(subcommands_and_their_default),
