@@ -2,9 +2,10 @@
 /* reader_model.c - which model reads a session, and what becomes of it when that is another one.
  *
  * Documents are kept as one tokenizer's ids. A model with another tokenizer begins from the kept text: all of
- * it is encoded in memory, then one transaction replaces the ids, gives up what was read of the old ones, and
- * names the model. So a session is wholly the one model's or wholly the other's, whatever stops the program.
- * Turns stay; what they cite are places in the text.
+ * it is encoded in memory, then one transaction replaces the ids and names the model. So a session is wholly
+ * the one model's or wholly the other's, whatever stops the program. Turns stay; what they cite are places in
+ * the text. What the other model has read stays the session's as well: it is found again by its ids when that
+ * model comes back, and goes with gc, strip or the session.
  */
 #include "app/reader_internal.h"
 
@@ -104,8 +105,6 @@ static int take_over(struct reader *r, const char *hex, size_t token_start, stru
     if (rc)
         return rc;
     rc = replace_all(r, token_start, e);
-    if (!rc)
-        rc = store_session_unref_all(r->o.store, r->row.id, e);
     if (!rc) {
         r->row.has_chain = 0;
         r->row.tokens = 0;
