@@ -74,8 +74,31 @@ isa_flags = $(if $(filter %_avx2.c,$1),$(ISA_avx2))$(if $(filter %_avx512.c,$1),
 	$(filter %_avx512vnni.c,$1),$(ISA_avx512vnni))
 ISA_FILES := %_avx2.c %_avx512.c %_avx512vnni.c
 
+# ---- CUDA -----------------------------------------------------------------------------------------------
+# With nvcc here, liblectern_cuda.so is made too; without it everything else is. NVCC= turns it off. One
+# library for every VARIANT: code for sm_80, for sm_90a, and PTX for what comes later.
+CUDA_HOME ?= /usr/local/cuda
+NVCC      ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+CUDA_GEN  ?= -gencode arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a
+comma     := ,
+NVFLAGS   := -std=c++17 -O3 -lineinfo -I. $(CUDA_GEN) -Wno-deprecated-gpu-targets \
+	-Xcompiler -fPIC$(comma)-fvisibility=hidden$(comma)-fno-exceptions$(comma)-fno-rtti \
+	-Xcompiler -ffp-contract=off$(comma)-Wall$(comma)-Wextra$(comma)-Wno-unused-parameter$(comma)-Wno-missing-field-initializers \
+	-Xptxas -v
+ifeq ($(WERROR),1)
+NVFLAGS   += -Werror all-warnings
+endif
+U := $(BUILD)/cuda
+CUDA_SRC := $(sort $(wildcard kernels/cuda/*.cu))
+# What the library shares with the program, compiled once more as code that may lie anywhere.
+CUDA_C_SRC := engine/base/err.c kernels/page.c kernels/weight.c
+CUDA_OBJ := $(patsubst %.cu,$U/%.o,$(CUDA_SRC)) $(patsubst %.c,$U/%.o,$(CUDA_C_SRC))
+CUDA_LIB := $(if $(NVCC),$(BUILD)/liblectern_cuda.so)
+CUDA_BENCHES := $(patsubst tests/bench/%.cu,$U/bench/%,$(wildcard tests/bench/bench_*.cu))
+
 # ---- sources --------------------------------------------------------------------------------------------
-LIB_DIRS := engine engine/base engine/model engine/token engine/duo kernels kernels/ref kernels/cpu data/store data/transfer \
+LIB_DIRS := engine engine/base engine/model engine/token engine/duo kernels kernels/ref kernels/cpu \
+	kernels/device_host engine/device data/store data/transfer \
 	ui ingest app
 LIB_SRC  := $(filter-out app/main.c,$(sort $(foreach d,$(LIB_DIRS),$(wildcard $d/*.c $d/*.cc))))
 ifneq ($(ARCH),x86_64)
@@ -106,10 +129,10 @@ ALL_OBJ := $(call objects,$(LIB_SRC) app/main.c $(WORKER_SRC) $(SUPPORT_SRC) $(T
 
 # ---- targets --------------------------------------------------------------------------------------------
 .PHONY: all lectern worker run test tests test-asan install uninstall deps model bench format check-format \
-	check-layers clean help packages FORCE
+	check-layers cuda cuda-check cuda-bench clean help packages FORCE
 
-## all: build/lectern and build/lectern-ingest
-all: lectern worker
+## all: build/lectern and build/lectern-ingest; with nvcc also build/liblectern_cuda.so
+all: lectern worker $(CUDA_LIB)
 lectern: $(O)/lectern
 	@ln -sfn $(VARIANT)/lectern $(BUILD)/lectern
 worker: $(O)/lectern-ingest
@@ -154,6 +177,8 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 755 $(O)/lectern $(O)/lectern-ingest $(DESTDIR)$(PREFIX)/bin/
+	$(if $(CUDA_LIB),install -d $(DESTDIR)$(PREFIX)/lib/lectern && \
+		install -m 755 $(CUDA_LIB) $(DESTDIR)$(PREFIX)/lib/lectern/)
 	$(O)/lectern --man > $(O)/lectern.1
 	install -m 644 $(O)/lectern.1 $(DESTDIR)$(PREFIX)/share/man/man1/lectern.1
 	$(O)/lectern --completion bash > $(O)/lectern.bash
@@ -171,7 +196,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/lectern $(DESTDIR)$(PREFIX)/bin/lectern-ingest \
 		$(DESTDIR)$(PREFIX)/share/man/man1/lectern.1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lectern
-	rm -rf $(DESTDIR)$(PREFIX)/share/lectern
+	rm -rf $(DESTDIR)$(PREFIX)/share/lectern $(DESTDIR)$(PREFIX)/lib/lectern
 
 ## deps: install the missing Debian or Ubuntu packages (with sudo when not root)
 deps:
@@ -209,7 +234,18 @@ bench: $(BENCHES) lectern
 	echo '== saving'; $(O)/bench/bench_saving $(BENCH_MODEL) $(BENCH_ADAPTER) $$work/guide.txt $$work/data; \
 	echo '== store'; $(O)/lectern bench store --data-dir $$work/data
 
-FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cc')
+## cuda: build/liblectern_cuda.so alone
+cuda: $(if $(NVCC),$(CUDA_LIB),no-nvcc)
+## cuda-bench: the benchmarks that call the card's kernels, under build/cuda/bench
+cuda-bench: $(if $(NVCC),$(CUDA_BENCHES),no-nvcc)
+## cuda-check: fail when a kernel of the library spills registers or lost its tensor core instructions
+cuda-check: $(if $(NVCC),$(CUDA_LIB),no-nvcc)
+	@tests/cuda-check.sh $U
+.PHONY: no-nvcc
+no-nvcc:
+	@echo 'there is no nvcc here: set CUDA_HOME or NVCC' >&2; exit 1
+
+FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 ## format: lay out every source file by .clang-format
 format:
 	@clang-format -i $(FORMATTED)
@@ -289,4 +325,28 @@ $(BENCHES): $(O)/bench/%: $(O)/tests/bench/%.o $(SUPPORT_OBJ) $(LIB)
 	@echo "  LINK  $@"
 	@$(LINK) $(CORE_LIBS) -lcmocka -lpthread -lm -ldl
 
--include $(ALL_OBJ:.o=.d)
+# ---- the card's library: what ptxas says of each kernel is kept beside its object, for cuda-check ----------
+$U/flags: FORCE
+	@mkdir -p $(@D); printf '%s\n' '$(NVCC) $(filter-out -Werror all-warnings,$(NVFLAGS))' > $@.new; \
+	if cmp -s $@.new $@; then rm -f $@.new; else mv $@.new $@; fi
+$U/%.o: %.cu $U/flags
+	@mkdir -p $(@D)
+	@echo "  NVCC  $<"
+	@$(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< > $(@:.o=.ptxas) 2>&1 || \
+		{ grep -v 'ptxas info\|bytes stack frame\|Compiling entry' $(@:.o=.ptxas) >&2; exit 1; }; \
+	grep -A3 -i warning $(@:.o=.ptxas) >&2; true
+$U/%.o: %.c $U/flags
+	@mkdir -p $(@D)
+	@$(CC) $(CPPFLAGS_ALL) -std=c11 $(OPT_release) -ffp-contract=off $(WARN) $(WARN_C) -fPIC -fvisibility=hidden \
+		-ffunction-sections -c -o $@ $<
+$(BUILD)/liblectern_cuda.so: $(CUDA_OBJ)
+	@echo "  LINK  $@"
+	@$(NVCC) -shared -cudart static -Wno-deprecated-gpu-targets $(CUDA_GEN) -o $@ $^ -lcublasLt -lpthread -ldl \
+		-Xlinker --no-undefined,--gc-sections,--as-needed,--exclude-libs=ALL,-z,relro,-rpath,$(CUDA_HOME)/lib64
+$(CUDA_BENCHES): $U/bench/%: $U/tests/bench/%.o $(CUDA_OBJ)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(NVCC) -cudart static -Wno-deprecated-gpu-targets $(CUDA_GEN) -o $@ $^ -lcublasLt -lpthread -ldl \
+		-Xlinker --as-needed,-rpath,$(CUDA_HOME)/lib64
+
+-include $(ALL_OBJ:.o=.d) $(CUDA_OBJ:.o=.d) $(patsubst $U/bench/%,$U/tests/bench/%.d,$(CUDA_BENCHES))

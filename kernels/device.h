@@ -226,9 +226,10 @@ struct device_attend_prefill_args {
 };
 
 /* Page selection for one layer of a decode step, before attend_decode appends: scores full pages < position /
- * 64 by their summaries, max over the G query heads and T rows of (q . mean), q rotated; keeps the sink
- * pages, the `recent` last full pages and the best others up to `budget` pages (ties: the lower page),
- * ascending. */
+ * 64 by their summaries, max over the G query heads and T rows of (q . mean), q rotated (host_select.c has
+ * the arithmetic); keeps the sink pages (page 0 at least), the `recent` last full pages and the best others
+ * up to `budget` pages in all (ties: the lower page), ascending. A budget of at least the full pages keeps
+ * all. */
 struct device_select_args {
     const struct device_kv *kv;
     size_t layer;
@@ -327,6 +328,14 @@ struct device_ops {
 struct device {
     const struct device_ops *ops;
 };
+
+/* Follows the structs above: a program refuses a library that was built from another device.h. */
+#define DEVICE_ABI                                                                                           \
+    ((uint64_t)sizeof(struct device_ops) << 48 ^ (uint64_t)sizeof(struct device_kv) << 40 ^                  \
+     (uint64_t)sizeof(struct device_linear_args) << 32 ^                                                     \
+     (uint64_t)sizeof(struct device_attend_decode_args) << 24 ^                                              \
+     (uint64_t)sizeof(struct device_attend_prefill_args) << 16 ^                                             \
+     (uint64_t)sizeof(struct device_select_args) << 8 ^ (uint64_t)sizeof(struct device_info))
 
 /* "cuda": loads liblectern_cuda.so from beside the program, ../lib, or the path in `library` (NULL: search),
  * and opens card number `index`. ERR_UNSUPPORTED says in one line why there is none: not built, no driver, no

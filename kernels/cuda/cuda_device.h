@@ -52,7 +52,42 @@ static inline void cuda_check(struct device *d, const char *what)
 /* A failure that no CUDA call reported: shapes or scratch that the caller got wrong. */
 void cuda_refuse(struct device *d, const char *what, const char *why);
 
+/* The kept failure, if any, into e; it is forgotten. */
+int cuda_kept(struct device *d, struct err *e);
+
+/* For a call that returns an int: what rc says, else the kept failure. */
+int cuda_result(struct device *d, cudaError_t rc, const char *what, struct err *e);
+
+extern const struct device_ops cuda_ops;
+
 /* The entries of the table, one file each. */
+void cuda_close(struct device *d);
+void cuda_info(struct device *d, struct device_info *out);
+int cuda_measure(struct device *d, enum device_limit what, double *per_second, struct err *e);
+int cuda_sync(struct device *d, enum device_queue q, struct err *e);
+
+int cuda_alloc(struct device *d, size_t bytes, void **out, struct err *e);
+void cuda_release(struct device *d, void *p);
+int cuda_alloc_host(struct device *d, size_t bytes, void **host, void **device_view, struct err *e);
+void cuda_release_host(struct device *d, void *host);
+void cuda_upload(struct device *d, enum device_queue q, void *to, const void *from_host, size_t bytes);
+void cuda_download(struct device *d, enum device_queue q, void *to_host, const void *from, size_t bytes);
+void cuda_copy(struct device *d, enum device_queue q, void *to, const void *from, size_t bytes);
+void cuda_fill(struct device *d, enum device_queue q, void *to, int byte, size_t bytes);
+
+int cuda_event_create(struct device *d, struct device_event **out, struct err *e);
+void cuda_event_free(struct device *d, struct device_event *v);
+void cuda_event_record(struct device *d, enum device_queue q, struct device_event *v);
+void cuda_event_wait(struct device *d, enum device_queue q, struct device_event *v);
+int cuda_event_done(struct device *d, struct device_event *v);
+int cuda_event_sync(struct device *d, struct device_event *v, struct err *e);
+double cuda_event_ms(struct device *d, struct device_event *from, struct device_event *to);
+
+int cuda_capture_begin(struct device *d, struct err *e);
+int cuda_capture_end(struct device *d, struct device_graph **out, struct err *e);
+void cuda_graph_launch(struct device *d, struct device_graph *g);
+void cuda_graph_free(struct device *d, struct device_graph *g);
+
 int cuda_weight_create(struct device *d, enum device_weight_format format, size_t K,
                        const struct device_weight_part *parts, size_t n_parts, enum device_weight_order order,
                        struct device_weight **out, struct err *e);
