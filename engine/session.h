@@ -45,6 +45,15 @@ struct engine_options {
     int kv_format;            /* enum kv_format of kernels.h (16 raw, 8 kv8, 4 kv4, ...); 0: the default */
     int threads;              /* 0: all processors */
     const char *kernels;      /* kernels_get name, NULL: the fastest here */
+    /* Where the layers run: NULL or "cpu", "cuda", "host" (the device engine in plain C, for tests), or
+     * "auto": a card when there is one, else the processor. The rest counts for devices alone. */
+    const char *device;
+    const char *device_library; /* path of liblectern_cuda.so, or NULL: searched beside the program */
+    int device_index;           /* number of the card */
+    int weights;                /* enum device_weight_format of kernels/device.h; 0: as the file has them */
+    size_t context;             /* tokens to make room for at once; 0: grows */
+    size_t chunk;               /* tokens of a pass, a multiple of 64; 0: 8,192 */
+    uint64_t kv_bytes; /* of KV blocks on the card, at most, the rest in host memory; 0: what is free */
 };
 
 /* Loads everything; takes some 100 ms for the default model. On failure *out is NULL. */
@@ -61,6 +70,7 @@ const struct gguf *engine_gguf(const struct engine *g);
 const char *engine_model_path(const struct engine *g);
 void engine_model_hash(const struct engine *g, uint8_t hash[16]); /* XXH3-128 of the model file */
 const char *engine_kernels(const struct engine *g);
+const char *engine_device(const struct engine *g); /* "cpu", "cuda" or "host" */
 int engine_threads(const struct engine *g);
 
 /* Longest context in tokens that the model with its adapter was trained for. */
@@ -106,6 +116,18 @@ int session_append(struct session *s, const uint32_t *ids, size_t n, const struc
 
 /* Logits [V] of the last token, or NULL before any (borrowed until the next change). */
 const float *session_logits(const struct session *s);
+
+/* Takes back tokens that the last append added: down to `position`, which has to lie in the page of the last
+ * token (so that drafts can be tried, KV_PAGE - position % KV_PAGE of them at most). `logits` [V] are those
+ * of the token before `position`, as the append's callback gave them. ERR_USAGE when it is further back. */
+int session_trim(struct session *s, size_t position, const float *logits, struct err *e);
+
+/* Page selection of single-token appends on a device: retrieval heads visit `pages` best pages instead of all
+ * (0: off, the default); the first append after this call and every `audit_every`-th visit all and measure
+ * what the list would have seen. ERR_UNSUPPORTED on the processor. */
+int session_select(struct session *s, size_t pages, size_t recent, size_t audit_every, struct err *e);
+/* Share of the softmax that the lists saw in the audited appends since session_select; audits may be NULL. */
+double session_visited(const struct session *s, size_t *audits);
 
 /* Attention watch: while on, every appended token adds each 64-token page's share of the retrieval heads'
  * softmax to session_mass ([ceil(position/64)] doubles, mean over heads, summed over tokens). session_watch
