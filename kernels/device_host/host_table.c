@@ -29,4 +29,6 @@ const struct device_ops host_ops = {
     .graph_free = host_graph_free,
     .embed = host_embed,
     .argmax = host_argmax,
+    .select_scratch_bytes = host_select_scratch_bytes,
+    .select = host_select,
 };
