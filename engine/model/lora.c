@@ -17,11 +17,13 @@ enum { MAX_RANK = 1024 };
 
 struct lora_slot {
     struct weight *a, *b;
-    struct lora_pair pair; /* what is handed out */
+    const void *raw_a, *raw_b; /* in the mapping */
+    struct lora_pair pair;     /* what is handed out */
 };
 
 struct lora {
     size_t L;
+    struct safetensors *tensors;
     struct lora_slot *slots; /* [L][LORA_TARGETS] */
     size_t max_rank;
     double rope_base;
@@ -97,6 +99,7 @@ static int load_tensor(struct lora *l, const char *folder, const struct model_pa
                        t->name);
     struct lora_slot *slot = &l->slots[layer * LORA_TARGETS + target];
     struct weight **where = is_b ? &slot->b : &slot->a;
+    *(is_b ? &slot->raw_b : &slot->raw_a) = t->data;
     int rc = weight_pack(kernels, (enum tensor_type)type, t->shape[0], t->shape[1], t->data, where, e);
     return rc ? err_prefix(e, "%s: tensor %s", folder, t->name) : 0;
 }
@@ -172,7 +175,6 @@ static int load(struct lora *l, const char *folder, const struct model *model, c
                 struct err *e)
 {
     const struct model_params *p = model_params(model);
-    struct safetensors *s = NULL;
     char *tensors = path_join(folder, "adapter.safetensors"), *config = path_join(folder, "config.json");
     l->L = p->L;
     l->slots = calloc(p->L * LORA_TARGETS, sizeof *l->slots);
@@ -180,14 +182,13 @@ static int load(struct lora *l, const char *folder, const struct model *model, c
     if (!rc)
         rc = read_config(l, config, e);
     if (!rc)
-        rc = safetensors_open(tensors, &s, e);
-    for (size_t i = 0; !rc && i < safetensors_count(s); i++)
-        rc = load_tensor(l, folder, p, kernels, safetensors_at(s, i), e);
+        rc = safetensors_open(tensors, &l->tensors, e);
+    for (size_t i = 0; !rc && i < safetensors_count(l->tensors); i++)
+        rc = load_tensor(l, folder, p, kernels, safetensors_at(l->tensors, i), e);
     if (!rc)
         rc = pair_up(l, folder, e);
     if (!rc)
-        rc = hash_all(l, s, e);
-    safetensors_close(s);
+        rc = hash_all(l, l->tensors, e);
     free(tensors);
     free(config);
     return rc;
@@ -218,7 +219,22 @@ void lora_close(struct lora *l)
         weight_free(l->slots[i].b);
     }
     free(l->slots);
+    safetensors_close(l->tensors);
     free(l);
+}
+
+struct lora_raw lora_raw(const struct lora *l, size_t layer, enum lora_target target)
+{
+    const struct lora_slot *s = &l->slots[layer * LORA_TARGETS + (size_t)target];
+    if (!s->pair.a)
+        return (struct lora_raw){.a = NULL};
+    return (struct lora_raw){.a_type = weight_type(s->a),
+                             .b_type = weight_type(s->b),
+                             .a = s->raw_a,
+                             .b = s->raw_b,
+                             .N = weight_rows(s->b),
+                             .K = weight_cols(s->a),
+                             .rank = s->pair.rank};
 }
 
 const struct lora_pair *lora_pair(const struct lora *l, size_t layer, enum lora_target target)

@@ -31,6 +31,14 @@ int lora_open(const char *folder, const struct model *model, const struct kernel
               struct err *e);
 void lora_close(struct lora *l); /* NULL is legal */
 
+/* The same pair as it lies in the mapped file, for a device that packs it its own way. */
+struct lora_raw {
+    enum tensor_type a_type, b_type;
+    const void *a, *b; /* [r][K] and [N][r] rows of tensor_row_bytes; NULL where the adapter does nothing */
+    size_t N, K, rank;
+};
+struct lora_raw lora_raw(const struct lora *l, size_t layer, enum lora_target target);
+
 const struct lora_pair *lora_pair(const struct lora *l, size_t layer, enum lora_target target);
 size_t lora_max_rank(const struct lora *l);
 double lora_rope_base(const struct lora *l); /* 0 = keep the model's */

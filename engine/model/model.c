@@ -22,8 +22,8 @@ struct matrix {
     struct weight *packed;
 };
 
-enum { MATRICES_PER_LAYER = 7 }; /* q k v o gate up down */
-enum { VECTORS_PER_LAYER = 5 };  /* attn_norm ffn_norm bq bk bv */
+enum { MATRICES_PER_LAYER = MODEL_PARTS }; /* in that order */
+enum { VECTORS_PER_LAYER = 5 };            /* attn_norm ffn_norm bq bk bv */
 
 struct model {
     struct gguf *gguf;
@@ -238,14 +238,13 @@ static int pack_all(struct model *m, struct pool *pool, const struct progress *p
         y->down = x[6].packed;
     }
     m->weights.output = m->matrices[n - 1].packed;
-    m->weights.layers = m->layers;
     return 0;
 }
 
 /* ---- open and close ---- */
 
-static int load(struct model *m, const char *path, struct pool *pool, const struct progress *progress,
-                struct err *e)
+static int load(struct model *m, const char *path, int pack, struct pool *pool,
+                const struct progress *progress, struct err *e)
 {
     int rc = gguf_open(path, &m->gguf, e);
     if (rc || (rc = model_read_params(m->gguf, m->arch, m->name, &m->params, e)))
@@ -256,29 +255,57 @@ static int load(struct model *m, const char *path, struct pool *pool, const stru
     m->vectors = calloc(L * VECTORS_PER_LAYER + 2, sizeof *m->vectors);
     if (!m->layers || !m->matrices || !m->vectors)
         return err_memory(e, "the model's tables");
-    if ((rc = find_tensors(m, e)) || (rc = pack_all(m, pool, progress, e)))
+    if ((rc = find_tensors(m, e)) || (pack && (rc = pack_all(m, pool, progress, e))))
         return rc;
+    m->weights.layers = m->layers;
     size_t size;
     const uint8_t *bytes = gguf_bytes(m->gguf, &size);
     model_hash_file(path, bytes, size, m->hash);
     return 0;
 }
 
-int model_open(const char *path, const struct kernels *kernels, struct pool *pool,
-               const struct progress *progress, struct model **out, struct err *e)
+static int open_model(const char *path, const struct kernels *kernels, int pack, struct pool *pool,
+                      const struct progress *progress, struct model **out, struct err *e)
 {
     *out = NULL;
     struct model *m = calloc(1, sizeof *m);
     if (!m)
         return err_memory(e, "the model");
     m->kernels = kernels;
-    int rc = load(m, path, pool, progress, e);
+    int rc = load(m, path, pack, pool, progress, e);
     if (rc) {
         model_close(m);
         return rc;
     }
     *out = m;
     return 0;
+}
+
+int model_open(const char *path, const struct kernels *kernels, struct pool *pool,
+               const struct progress *progress, struct model **out, struct err *e)
+{
+    return open_model(path, kernels, 1, pool, progress, out, e);
+}
+
+int model_map(const char *path, const struct kernels *kernels, struct model **out, struct err *e)
+{
+    return open_model(path, kernels, 0, NULL, NULL, out, e);
+}
+
+static struct model_matrix matrix_of(const struct matrix *x)
+{
+    return (struct model_matrix){
+        .type = (enum tensor_type)x->tensor->type, .rows = x->rows, .cols = x->cols, .raw = x->tensor->data};
+}
+
+struct model_matrix model_matrix(const struct model *m, size_t layer, enum model_part part)
+{
+    return matrix_of(&m->matrices[layer * MATRICES_PER_LAYER + (size_t)part]);
+}
+
+struct model_matrix model_output(const struct model *m)
+{
+    return matrix_of(&m->matrices[m->params.L * MATRICES_PER_LAYER]);
 }
 
 void model_close(struct model *m)

@@ -83,6 +83,20 @@ int model_open(const char *path, const struct kernels *kernels, struct pool *poo
                const struct progress *progress, struct model **out, struct err *e);
 void model_close(struct model *m); /* NULL is legal */
 
+/* The same without packing: the matrices of model_weights are NULL, those of model_matrix are there. For a
+ * device, which packs them its own way. */
+int model_map(const char *path, const struct kernels *kernels, struct model **out, struct err *e);
+
+/* A matrix as it lies in the mapped file. */
+enum model_part { MODEL_Q, MODEL_K, MODEL_V, MODEL_O, MODEL_GATE, MODEL_UP, MODEL_DOWN, MODEL_PARTS };
+struct model_matrix {
+    enum tensor_type type;
+    size_t rows, cols;
+    const void *raw; /* rows * tensor_row_bytes(type, cols) bytes */
+};
+struct model_matrix model_matrix(const struct model *m, size_t layer, enum model_part part);
+struct model_matrix model_output(const struct model *m); /* the embedding's when it is tied */
+
 /* Each borrowed from the model. */
 const struct model_params *model_params(const struct model *m);
 const struct model_weights *model_weights(const struct model *m);
