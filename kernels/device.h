@@ -94,8 +94,8 @@ enum device_epilogue {
 };
 
 /* y = epilogue(x' . W^T + bias), accumulated in f32. x' is the fp16 input, or RMSNorm of an f32 input rounded
- * to fp16 (norm_w set): x' = x * norm_w / sqrt(mean(x^2) + eps). FP8 weights: for T > DEVICE_DECODE_T x' is
- * rounded to E4M3 with one scale a row. */
+ * to fp16 (norm_w set): x' = x * norm_w / sqrt(mean(x^2) + eps). For T > DEVICE_DECODE_T x' is rounded further
+ * with FP8 weights, to E4M3 with one scale a row, and with BF16 weights, to bf16. ldx and ldy in elements. */
 struct device_linear_args {
     const struct device_weight *w;
     const void *x; /* fp16 [T][ldx]; f32 [T][ldx] when norm_w is set */
