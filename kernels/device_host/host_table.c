@@ -35,6 +35,8 @@ const struct device_ops host_ops = {
     .linear = host_linear,
     .embed = host_embed,
     .argmax = host_argmax,
+    .attend_decode_scratch_bytes = host_attend_decode_scratch_bytes,
+    .attend_decode = host_attend_decode,
     .select_scratch_bytes = host_select_scratch_bytes,
     .select = host_select,
 };
