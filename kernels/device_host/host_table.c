@@ -37,6 +37,8 @@ const struct device_ops host_ops = {
     .argmax = host_argmax,
     .attend_decode_scratch_bytes = host_attend_decode_scratch_bytes,
     .attend_decode = host_attend_decode,
+    .attend_prefill_scratch_bytes = host_attend_prefill_scratch_bytes,
+    .attend_prefill = host_attend_prefill,
     .select_scratch_bytes = host_select_scratch_bytes,
     .select = host_select,
 };
