@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* prefill_tile.cuh - what both prefill cores share: which rows a group of four warps owns, the running
+ * softmax state of these rows, and where it lies in memory between the pieces of a layer.
+ *
+ * An item is the 64 query rows of one page and one query head. The items of a KV head are numbered page-major
+ * (page * G + g), so neighbours see the same keys, to one page, and share what is loaded of them. A warp
+ * holds 16 rows of its item in the accumulator layout of mma and wgmma: lane L has rows L / 4 and L / 4 + 8,
+ * and of every 8 columns the two from 2 * (L % 4) on: c[4 j + 0, 1] and c[4 j + 2, 3] of column block j.
+ */
+#ifndef LECTERN_KERNELS_CUDA_PREFILL_TILE_CUH
+#define LECTERN_KERNELS_CUDA_PREFILL_TILE_CUH
+
+#include <cuda_fp16.h>
+#include <math_constants.h>
+
+#include "kernels/cuda/prefill_core.h"
+
+enum { PREFILL_PAGE = 64 };
+
+/* The maximum in use may lag the true one by this many powers of two before the sums are rescaled: weights
+ * stay below 2^8, far inside fp16, and most tiles rescale nothing. */
+#ifndef PREFILL_LAG
+#define PREFILL_LAG 8.0f
+#endif
+
+struct prefill_item {
+    uint32_t head;  /* index among the retrieval heads */
+    uint32_t g;     /* query head inside it */
+    uint32_t page;  /* counted from base */
+    bool real;      /* false: there is no such item; its twin is computed and not written */
+    size_t row;     /* of q, o, lse: (head * G + g) * Tp + page * 64 */
+    size_t visible; /* expanded rows of this piece that it sees, 0 .. tokens */
+};
+
+__host__ __device__ inline size_t prefill_base(const prefill_core &a)
+{
+    return a.pos0 / PREFILL_PAGE * PREFILL_PAGE;
+}
+
+/* Items of one KV head. */
+__host__ __device__ inline size_t prefill_items(const prefill_core &a)
+{
+    return (a.pos0 - prefill_base(a) + a.T + PREFILL_PAGE - 1) / PREFILL_PAGE * (size_t)a.G;
+}
+
+__device__ inline prefill_item prefill_item_of(const prefill_core &a, uint32_t head, uint32_t item)
+{
+    const uint32_t n = (uint32_t)prefill_items(a);
+    prefill_item it;
+    it.real = item < n;
+    item = it.real ? item : n - 1;
+    it.head = head;
+    it.page = item / (uint32_t)a.G;
+    it.g = item - it.page * (uint32_t)a.G;
+    it.row = ((size_t)head * (size_t)a.G + it.g) * a.Tp + (size_t)it.page * PREFILL_PAGE;
+    const size_t limit = prefill_base(a) + (size_t)it.page * PREFILL_PAGE;
+    const size_t seen = limit > a.first ? limit - a.first : 0;
+    it.visible = seen < a.tokens ? seen : a.tokens;
+    return it;
+}
+
+/* 16 rows of D columns: sums o and l relative to 2^m. Of l each lane holds its own columns' part. */
+template <int D> struct prefill_state {
+    float o[D / 2];
+    float m[2], l[2];
+};
+
+/* Empty, or what the pieces before left for the warp's 16 rows from `row` on. */
+template <int D>
+__device__ __forceinline__ void prefill_state_load(prefill_state<D> &st, const prefill_core &a, size_t row,
+                                                   int lane)
+{
+    const int quad = lane & 3;
+#pragma unroll
+    for (int i = 0; i < D / 2; i++)
+        st.o[i] = 0.0f;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        st.m[r] = -CUDART_INF_F;
+        st.l[r] = 0.0f;
+        if (a.begin)
+            continue;
+        const size_t at = row + (size_t)(lane >> 2) + 8 * (size_t)r;
+        st.m[r] = a.lse[at];
+        st.l[r] = quad == 0 && st.m[r] != -CUDART_INF_F ? 1.0f : 0.0f;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            const float2 v = *(const float2 *)(a.o + at * D + 8 * j + 2 * quad);
+            st.o[4 * j + 2 * r] = v.x;
+            st.o[4 * j + 2 * r + 1] = v.y;
+        }
+    }
+}
+
+/* Writes the state for the next piece or, in the last, the rows of this chunk as fp16. first_row: the warp's
+ * first row inside the item. */
+template <int D>
+__device__ __forceinline__ void prefill_state_store(prefill_state<D> &st, const prefill_core &a,
+                                                    const prefill_item &it, int first_row, int lane)
+{
+    const int quad = lane & 3;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float l = st.l[r];
+        l += __shfl_xor_sync(0xffffffffu, l, 1);
+        l += __shfl_xor_sync(0xffffffffu, l, 2);
+        const float inv = l > 0.0f ? 1.0f / l : 0.0f;
+        const int in_page = first_row + (lane >> 2) + 8 * r;
+        if (!a.last) {
+            const size_t at = it.row + (size_t)in_page;
+            if (it.real && quad == 0)
+                a.lse[at] = l > 0.0f ? st.m[r] + log2f(l) : -CUDART_INF_F;
+#pragma unroll
+            for (int j = 0; j < D / 8; j++)
+                if (it.real)
+                    *(float2 *)(a.o + at * D + 8 * j + 2 * quad) =
+                        make_float2(st.o[4 * j + 2 * r] * inv, st.o[4 * j + 2 * r + 1] * inv);
+            continue;
+        }
+        const size_t row = (size_t)it.page * PREFILL_PAGE + (size_t)in_page,
+                     before = a.pos0 - prefill_base(a);
+        if (!it.real || row < before || row >= before + a.T)
+            continue;
+        const size_t qhead = (size_t)a.heads_of[it.head] * (size_t)a.G + it.g;
+        __half *out = a.out + (row - before) * a.ldout + qhead * D;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++)
+            *(__half2 *)(out + 8 * j + 2 * quad) =
+                __floats2half2_rn(st.o[4 * j + 2 * r] * inv, st.o[4 * j + 2 * r + 1] * inv);
+    }
+}
+
+/* Columns outside lo .. hi[r] of a tile of N scores are not seen by row r of the lane. */
+template <int N>
+__device__ __forceinline__ void prefill_mask(float (&s)[N / 2], int lo, const int (&hi)[2], int lane)
+{
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) {
+        const int col = 8 * (i / 4) + 2 * (lane & 3) + (i & 1), r = (i >> 1) & 1;
+        s[i] = col >= lo && col <= hi[r] ? s[i] : -CUDART_INF_F;
+    }
+}
+
+__device__ __forceinline__ float prefill_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Scores to weights 2^(s - m), m and l brought up to date; o is to be multiplied by alpha[r]. Returns whether
+ * alpha differs from 1 in some row of the warp. */
+template <int N>
+__device__ __forceinline__ bool prefill_softmax(float (&s)[N / 2], float (&m)[2], float (&l)[2],
+                                                float (&alpha)[2])
+{
+    bool grown = false;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float top[2] = {s[2 * r], s[2 * r + 1]};
+#pragma unroll
+        for (int j = 1; j < N / 8; j++) {
+            top[0] = fmaxf(top[0], s[4 * j + 2 * r]);
+            top[1] = fmaxf(top[1], s[4 * j + 2 * r + 1]);
+        }
+        float best = fmaxf(top[0], top[1]);
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
+        const bool grow = best > m[r] + PREFILL_LAG; /* from -inf: as soon as anything is seen */
+        alpha[r] = grow ? prefill_exp2(m[r] - best) : 1.0f;
+        m[r] = grow ? best : m[r];
+        grown = grown || grow;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float shift = m[r] == -CUDART_INF_F ? 0.0f : m[r]; /* nothing seen yet: every weight is 0 */
+        float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                const int i = 4 * j + 2 * r + c;
+                s[i] = prefill_exp2(s[i] - shift);
+                sum[c] += s[i];
+            }
+        l[r] = l[r] * alpha[r] + (sum[0] + sum[1]);
+    }
+    return __any_sync(0xffffffffu, grown);
+}
+
+template <int D>
+__device__ __forceinline__ void prefill_rescale(prefill_state<D> &st, const float (&alpha)[2])
+{
+#pragma unroll
+    for (int i = 0; i < D / 2; i++)
+        st.o[i] *= alpha[(i >> 1) & 1];
+}
+
+/* Weights as the A operand of 16-wide products: p[4 k ..] for columns 16 k .. 16 k + 15. */
+template <int N>
+__device__ __forceinline__ void prefill_weights(uint32_t (&p)[N / 4], const float (&s)[N / 2])
+{
+#pragma unroll
+    for (int i = 0; i < N / 4; i++) {
+        const __half2 h = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
+        p[i] = *(const uint32_t *)&h;
+    }
+}
+
+/* What both kernels ask of a call. */
+static inline cudaError_t prefill_check(const prefill_core *a)
+{
+    const size_t rows = a->pos0 - prefill_base(*a) + a->T;
+    if (a->heads < 1 || a->G < 1 || (a->D != 64 && a->D != 128) || a->T < 1 || a->Tp % 64 || rows > a->Tp ||
+        a->tokens % 64 || a->first % 64 || a->tokens > a->ld_tokens)
+        return cudaErrorInvalidValue;
+    if ((!a->begin || !a->last) && (!a->o || !a->lse))
+        return cudaErrorInvalidValue;
+    if (a->last && (!a->out || !a->heads_of || a->ldout % 2 || !a->k_raw || !a->v_raw))
+        return cudaErrorInvalidValue;
+    if (a->tokens && (!a->k || !a->v))
+        return cudaErrorInvalidValue;
+    if (a->heads > 65535 || prefill_items(*a) > 0x3fffffff || a->tokens > 0x3fffffff)
+        return cudaErrorInvalidValue;
+    return cudaSuccess;
+}
+
+#endif
