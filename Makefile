@@ -120,6 +120,8 @@ endif
 objects = $(patsubst %,$(O)/%.o,$(basename $(1)))
 LIB     := $(O)/liblectern.a
 CHILD   := $(O)/libchild.a
+# What tests share; a test gets what it asks for, so that those of the devices need few libraries elsewhere.
+SUPPORT := $(O)/libsupport.a
 WORKER_OBJ  := $(call objects,$(WORKER_SRC))
 WORKER_LIB_OBJ := $(call objects,$(WORKER_LIB_SRC))
 SUPPORT_OBJ := $(call objects,$(SUPPORT_SRC))
@@ -296,6 +298,8 @@ $(LIB): $(call objects,$(LIB_SRC))
 	@rm -f $@ && $(AR) rcs $@ $^
 $(CHILD): $(call objects,$(CHILD_SRC))
 	@rm -f $@ && $(AR) rcs $@ $^
+$(SUPPORT): $(SUPPORT_OBJ)
+	@rm -f $@ && $(AR) rcs $@ $^
 
 LINK = $(CXX) $(LDFLAGS_ALL) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^)
 $(O)/lectern: $(O)/app/main.o $(LIB)
@@ -311,7 +315,7 @@ $(filter $(O)/tests/test_ingest_worker_%,$(TESTS)): $(WORKER_LIB_OBJ)
 # The test of the SentencePiece wrapper trains its own model.
 $(O)/tests/test_token_spm: TEST_LIBS := -lsentencepiece_train
 $(O)/tests/test_token_spm: $(O)/tests/unit/spm_trainer.o
-$(TESTS): $(O)/tests/%: $(O)/tests/unit/%.o $(SUPPORT_OBJ) $(LIB)
+$(TESTS): $(O)/tests/%: $(O)/tests/unit/%.o $(SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(LINK) $(CORE_LIBS) $(TEST_LIBS) -lcmocka -lpthread -lm -ldl
@@ -320,7 +324,7 @@ $(O)/tests/fault_io.so: tests/support/fault_io/fault_io.c tests/support/fault_io
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(CC) -D_GNU_SOURCE -I. $(STD_C) -U_FORTIFY_SOURCE -fPIC -fvisibility=hidden -shared -o $@ $< -ldl
-$(BENCHES): $(O)/bench/%: $(O)/tests/bench/%.o $(SUPPORT_OBJ) $(LIB)
+$(BENCHES): $(O)/bench/%: $(O)/tests/bench/%.o $(SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(LINK) $(CORE_LIBS) -lcmocka -lpthread -lm -ldl
