@@ -38,7 +38,12 @@ struct prefill_core {
     __half *out;     /* fp16 [T][ldout]: query head h at column h * D */
     size_t ldout;
     const uint32_t *heads_of; /* device [heads]: KV head of each retrieval head (query head = that * G + g) */
+    void *split;        /* scratch to share out the keys of few rows over the card, or NULL: they are not */
+    size_t split_bytes; /* of it: PREFILL_SPLIT_BYTES, or less (not used then) */
 };
+
+/* Enough for any call: 132 blocks of up to 192 rows of D floats, their lse beside them. */
+#define PREFILL_SPLIT_BYTES ((size_t)132 * 192 * (128 + 1) * 4)
 
 cudaError_t prefill_core_sm90(const struct prefill_core *a, cudaStream_t stream);
 cudaError_t prefill_core_sm80(const struct prefill_core *a, cudaStream_t stream);

@@ -10,7 +10,7 @@
  */
 #include "kernels/cuda/prefill_tile.cuh"
 
-enum { WARPS = 8, ITEMS = 2, KEYS = 64 };
+enum { WARPS = 8, ITEMS = 2, KEYS = 64, SMS = 108 /* shares of keys fill so many */ };
 
 struct tile80 {
     const __half *k, *v; /* KEYS rows of D */
@@ -63,10 +63,10 @@ template <int D> __device__ __forceinline__ void fetch(uint32_t to, const __half
 /* Tile t of the block's walk: expanded pages first, then the raw pages from page0 on. */
 template <int D>
 __device__ __forceinline__ tile80 tile_of(const prefill_core &a, const prefill_item &it, uint32_t page0,
-                                          int expanded, int t)
+                                          int from, int expanded, int t)
 {
     if (t < expanded) {
-        const size_t row = (size_t)it.head * a.ld_tokens + (size_t)t * KEYS;
+        const size_t row = (size_t)it.head * a.ld_tokens + (size_t)(from + t) * KEYS;
         return {a.k + row * D, a.v + row * D};
     }
     const uint32_t page = page0 + (uint32_t)(t - expanded);
@@ -141,7 +141,8 @@ __device__ __forceinline__ void step80(prefill_state<D> &st, uint32_t q, uint32_
 }
 
 template <int D>
-__global__ void __launch_bounds__(WARPS * 32, 1) prefill_mma(const __grid_constant__ prefill_core a)
+__global__ void __launch_bounds__(WARPS * 32, 1)
+    prefill_mma(const __grid_constant__ prefill_core a, const __grid_constant__ prefill_split split)
 {
     extern __shared__ __align__(128) uint8_t smem[];
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, row = warp % 4 * 16;
@@ -149,21 +150,24 @@ __global__ void __launch_bounds__(WARPS * 32, 1) prefill_mma(const __grid_consta
     const prefill_item it = prefill_item_of(a, blockIdx.y, first + (uint32_t)warp / 4);
     const prefill_item low = prefill_item_of(a, blockIdx.y, first),
                        high = prefill_item_of(a, blockIdx.y, first + 1);
-    const int expanded = (int)(high.visible / KEYS), mine = (int)(it.visible / KEYS);
-    const int tiles = expanded + (a.last ? (int)(high.page - low.page) + 1 : 0);
+    const int all = (int)(high.visible / KEYS), share = (all + (int)split.parts - 1) / (int)split.parts;
+    const int from = min(all, share * (int)blockIdx.z), expanded = min(all - from, share);
+    const int mine = (int)(it.visible / KEYS) - from;
+    const bool raws = a.last && blockIdx.z + 1 == split.parts;
+    const int tiles = expanded + (raws ? (int)(high.page - low.page) + 1 : 0);
     const uint32_t stage = KEYS * D * 2, base = shared_address(smem), queries = base + 4 * stage;
     const uint32_t q = queries + (uint32_t)warp / 4 * stage;
     prefill_state<D> st;
     fetch<D>(queries, a.q + low.row * D);
     fetch<D>(queries + stage, a.q + high.row * D);
-    prefill_state_load<D>(st, a, it.row + (size_t)row, lane);
+    prefill_state_begin<D>(st, a, split, it, row, lane);
     for (int t = 0; t <= tiles; t++) {
         if (t > 0) {
             asm volatile("cp.async.wait_group 0;" ::: "memory");
             __syncthreads();
         }
         if (t < tiles) { /* into the half that everyone left before the barrier */
-            const tile80 next = tile_of<D>(a, it, low.page, expanded, t);
+            const tile80 next = tile_of<D>(a, it, low.page, from, expanded, t);
             fetch<D>(base + (uint32_t)(t & 1) * 2 * stage, next.k);
             fetch<D>(base + (uint32_t)(t & 1) * 2 * stage + stage, next.v);
             asm volatile("cp.async.commit_group;" ::: "memory");
@@ -175,7 +179,7 @@ __global__ void __launch_bounds__(WARPS * 32, 1) prefill_mma(const __grid_consta
         if (raw ? low.page + (uint32_t)(t - 1 - expanded) == it.page : t - 1 < mine)
             step80<D>(st, q, k, k + stage, raw, row, lane);
     }
-    prefill_state_store<D>(st, a, it, row, lane);
+    prefill_state_end<D>(st, a, split, it, row, lane);
 }
 
 template <int D> static cudaError_t launch80(const prefill_core *a, cudaStream_t stream)
@@ -185,9 +189,11 @@ template <int D> static cudaError_t launch80(const prefill_core *a, cudaStream_t
         cudaFuncSetAttribute(prefill_mma<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (rc != cudaSuccess)
         return rc;
-    const dim3 grid((unsigned)((prefill_items(*a) + ITEMS - 1) / ITEMS), (unsigned)a->heads);
-    prefill_mma<D><<<grid, WARPS * 32, (size_t)bytes, stream>>>(*a);
-    return cudaGetLastError();
+    const prefill_split split = prefill_split_of(*a, ITEMS, KEYS, SMS);
+    const dim3 grid((unsigned)((prefill_items(*a) + ITEMS - 1) / ITEMS), (unsigned)a->heads, split.parts);
+    prefill_mma<D><<<grid, WARPS * 32, (size_t)bytes, stream>>>(*a, split);
+    const cudaError_t launched = cudaGetLastError();
+    return launched == cudaSuccess ? prefill_join_parts(*a, split, stream) : launched;
 }
 
 cudaError_t prefill_core_sm80(const struct prefill_core *a, cudaStream_t stream)

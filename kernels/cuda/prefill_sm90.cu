@@ -18,6 +18,8 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/prefill_tile.cuh"
 
+enum { SMS = 132 /* shares of keys fill so many */ };
+
 template <int D_, int N_, int GROUPS_> struct shape90 {
     static constexpr int D = D_, N = N_, GROUPS = GROUPS_, STAGES = 2, THREADS = (GROUPS + 1) * 128;
     static constexpr uint32_t Q = 64 * D * 2, TILE = N * D * 2; /* bytes */
@@ -44,13 +46,14 @@ template <class S> struct smem90 {
     __device__ uint32_t v_free(int stage) const { return k_full(3 * S::STAGES + stage); }
 };
 
-/* The tiles of a block: `raw` of own pages from page0 on, then `expanded`, the last first. */
+/* The tiles of a block: `raw` of own pages from page0 on, then `expanded` ones from number `last` down. */
 struct walk90 {
     uint32_t head, first, page0;
-    int raw, expanded;
+    int raw, expanded, last;
 };
 
-template <class S> __device__ __forceinline__ walk90 walk_of(const prefill_core &a)
+template <class S>
+__device__ __forceinline__ walk90 walk_of(const prefill_core &a, const prefill_split &split)
 {
     walk90 w;
     w.head = blockIdx.y;
@@ -58,8 +61,12 @@ template <class S> __device__ __forceinline__ walk90 walk_of(const prefill_core 
     const prefill_item low = prefill_item_of(a, w.head, w.first);
     const prefill_item high = prefill_item_of(a, w.head, w.first + S::GROUPS - 1);
     w.page0 = low.page;
-    w.raw = a.last ? (int)((high.page - low.page + 1) * PREFILL_PAGE + S::N - 1) / S::N : 0;
-    w.expanded = (int)((high.visible + S::N - 1) / S::N);
+    const bool raws = a.last && blockIdx.z + 1 == split.parts;
+    w.raw = raws ? (int)((high.page - low.page + 1) * PREFILL_PAGE + S::N - 1) / S::N : 0;
+    const int all = (int)((high.visible + S::N - 1) / S::N), parts = (int)split.parts;
+    const int share = (all + parts - 1) / parts, from = min(all, share * (int)blockIdx.z);
+    w.expanded = min(all - from, share);
+    w.last = from + w.expanded - 1;
     return w;
 }
 
@@ -70,7 +77,7 @@ __device__ __forceinline__ void load_tile(uint32_t to, uint32_t bar, const walk9
 {
     const bool own = j < w.raw;
     const CUtensorMap *map = own ? raw : expanded;
-    const int row = own ? (int)w.page0 * PREFILL_PAGE + j * S::N : (w.raw + w.expanded - 1 - j) * S::N;
+    const int row = own ? (int)w.page0 * PREFILL_PAGE + j * S::N : (w.last + w.raw - j) * S::N;
     hopper_expect(bar, S::TILE);
 #pragma unroll
     for (int d = 0; d < S::D / 64; d++)
@@ -142,7 +149,7 @@ __device__ __forceinline__ void hide(float (&s)[S::N / 2], const walk90 &w, cons
         prefill_mask<S::N>(s, own, hi, lane);
         return;
     }
-    const int seen = (int)it.visible - (w.raw + w.expanded - 1 - j) * S::N;
+    const int seen = (int)it.visible - (w.last + w.raw - j) * S::N;
     if (seen < S::N) {
         const int hi[2] = {seen - 1, seen - 1};
         prefill_mask<S::N>(s, 0, hi, lane);
@@ -150,8 +157,8 @@ __device__ __forceinline__ void hide(float (&s)[S::N / 2], const walk90 &w, cons
 }
 
 template <class S>
-__device__ __forceinline__ void consume(const smem90<S> &sm, const prefill_core &a, const walk90 &w,
-                                        int group)
+__device__ __forceinline__ void consume(const smem90<S> &sm, const prefill_core &a,
+                                        const prefill_split &split, const walk90 &w, int group)
 {
     const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 % 4 * 16, tiles = w.raw + w.expanded;
     const prefill_item it = prefill_item_of(a, w.head, w.first + (uint32_t)group);
@@ -159,7 +166,7 @@ __device__ __forceinline__ void consume(const smem90<S> &sm, const prefill_core 
     prefill_state<S::D> st;
     float s[S::N / 2], alpha[2];
     uint32_t p[S::N / 4];
-    prefill_state_load<S::D>(st, a, it.row + (size_t)row, lane);
+    prefill_state_begin<S::D>(st, a, split, it, row, lane);
     if (tiles) {
         const uint64_t q = hopper_operand(sm.q(group));
         if (group == S::GROUPS - 1)
@@ -207,17 +214,18 @@ __device__ __forceinline__ void consume(const smem90<S> &sm, const prefill_core 
         hopper_products_wait<0>();
         hopper_hold(st.o);
     }
-    prefill_state_store<S::D>(st, a, it, row, lane);
+    prefill_state_end<S::D>(st, a, split, it, row, lane);
 }
 
 template <class S>
 __global__ void __launch_bounds__(S::THREADS, 1)
-    prefill_wgmma(const __grid_constant__ maps90 maps, const __grid_constant__ prefill_core a)
+    prefill_wgmma(const __grid_constant__ maps90 maps, const __grid_constant__ prefill_core a,
+                  const __grid_constant__ prefill_split split)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ uint8_t smem[];
     const smem90<S> sm = {(hopper_shared(smem) + 1023) & ~1023u};
-    const walk90 w = walk_of<S>(a);
+    const walk90 w = walk_of<S>(a, split);
     const int role = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         hopper_barrier_init(sm.q_full(), 1);
@@ -236,7 +244,7 @@ __global__ void __launch_bounds__(S::THREADS, 1)
             produce<S>(sm, maps, a, w);
     } else {
         hopper_registers_more<S::REGS_CONSUMER>();
-        consume<S>(sm, a, w, role - 1);
+        consume<S>(sm, a, split, w, role - 1);
     }
 #endif
 }
@@ -279,9 +287,12 @@ template <class S> static cudaError_t launch90(encode_fn *encode, const prefill_
                                   (int)S::BYTES);
     if (rc != cudaSuccess)
         return rc;
-    const dim3 grid((unsigned)((prefill_items(*a) + S::GROUPS - 1) / S::GROUPS), (unsigned)a->heads);
-    prefill_wgmma<S><<<grid, S::THREADS, S::BYTES, stream>>>(maps, *a);
-    return cudaGetLastError();
+    const prefill_split split = prefill_split_of(*a, S::GROUPS, S::N, SMS);
+    const dim3 grid((unsigned)((prefill_items(*a) + S::GROUPS - 1) / S::GROUPS), (unsigned)a->heads,
+                    split.parts);
+    prefill_wgmma<S><<<grid, S::THREADS, S::BYTES, stream>>>(maps, *a, split);
+    rc = cudaGetLastError();
+    return rc == cudaSuccess ? prefill_join_parts(*a, split, stream) : rc;
 }
 
 cudaError_t prefill_core_sm90(const struct prefill_core *a, cudaStream_t stream)

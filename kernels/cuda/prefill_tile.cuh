@@ -65,12 +65,15 @@ template <int D> struct prefill_state {
     float m[2], l[2];
 };
 
-/* Empty, or what the pieces before left for the warp's 16 rows from `row` on. */
-template <int D>
-__device__ __forceinline__ void prefill_state_load(prefill_state<D> &st, const prefill_core &a, size_t row,
-                                                   int lane)
+/* Few rows, many keys: `parts` blocks each take a share of the same items' keys and leave a state of their
+ * own, which prefill_join merges with what the pieces before left. One part: no such thing. */
+struct prefill_split {
+    uint32_t parts;
+    float *o, *lse; /* [parts][heads][items][64][D], without [D] */
+};
+
+template <int D> __device__ __forceinline__ void prefill_state_clear(prefill_state<D> &st)
 {
-    const int quad = lane & 3;
 #pragma unroll
     for (int i = 0; i < D / 2; i++)
         st.o[i] = 0.0f;
@@ -78,56 +81,173 @@ __device__ __forceinline__ void prefill_state_load(prefill_state<D> &st, const p
     for (int r = 0; r < 2; r++) {
         st.m[r] = -CUDART_INF_F;
         st.l[r] = 0.0f;
-        if (a.begin)
-            continue;
+    }
+}
+
+/* What the pieces before left for the warp's 16 rows from `row` on. */
+template <int D>
+__device__ __forceinline__ void prefill_state_load(prefill_state<D> &st, const float *o, const float *lse,
+                                                   size_t row, int lane)
+{
+    const int quad = lane & 3;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
         const size_t at = row + (size_t)(lane >> 2) + 8 * (size_t)r;
-        st.m[r] = a.lse[at];
+        st.m[r] = lse[at];
         st.l[r] = quad == 0 && st.m[r] != -CUDART_INF_F ? 1.0f : 0.0f;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
-            const float2 v = *(const float2 *)(a.o + at * D + 8 * j + 2 * quad);
+            const float2 v = *(const float2 *)(o + at * D + 8 * j + 2 * quad);
             st.o[4 * j + 2 * r] = v.x;
             st.o[4 * j + 2 * r + 1] = v.y;
         }
     }
 }
 
-/* Writes the state for the next piece or, in the last, the rows of this chunk as fp16. first_row: the warp's
- * first row inside the item. */
+/* l whole in every lane, o divided by it. */
+template <int D> __device__ __forceinline__ void prefill_state_close(prefill_state<D> &st)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        st.l[r] += __shfl_xor_sync(0xffffffffu, st.l[r], 1);
+        st.l[r] += __shfl_xor_sync(0xffffffffu, st.l[r], 2);
+        const float inv = st.l[r] > 0.0f ? 1.0f / st.l[r] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            st.o[4 * j + 2 * r] *= inv;
+            st.o[4 * j + 2 * r + 1] *= inv;
+        }
+    }
+}
+
+/* A closed state for the next piece or for prefill_join. */
 template <int D>
-__device__ __forceinline__ void prefill_state_store(prefill_state<D> &st, const prefill_core &a,
-                                                    const prefill_item &it, int first_row, int lane)
+__device__ __forceinline__ void prefill_state_keep(const prefill_state<D> &st, float *o, float *lse,
+                                                   size_t row, int lane)
 {
     const int quad = lane & 3;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float l = st.l[r];
-        l += __shfl_xor_sync(0xffffffffu, l, 1);
-        l += __shfl_xor_sync(0xffffffffu, l, 2);
-        const float inv = l > 0.0f ? 1.0f / l : 0.0f;
-        const int in_page = first_row + (lane >> 2) + 8 * r;
-        if (!a.last) {
-            const size_t at = it.row + (size_t)in_page;
-            if (it.real && quad == 0)
-                a.lse[at] = l > 0.0f ? st.m[r] + log2f(l) : -CUDART_INF_F;
-#pragma unroll
-            for (int j = 0; j < D / 8; j++)
-                if (it.real)
-                    *(float2 *)(a.o + at * D + 8 * j + 2 * quad) =
-                        make_float2(st.o[4 * j + 2 * r] * inv, st.o[4 * j + 2 * r + 1] * inv);
-            continue;
-        }
-        const size_t row = (size_t)it.page * PREFILL_PAGE + (size_t)in_page,
-                     before = a.pos0 - prefill_base(a);
-        if (!it.real || row < before || row >= before + a.T)
-            continue;
-        const size_t qhead = (size_t)a.heads_of[it.head] * (size_t)a.G + it.g;
-        __half *out = a.out + (row - before) * a.ldout + qhead * D;
+        const size_t at = row + (size_t)(lane >> 2) + 8 * (size_t)r;
+        if (quad == 0)
+            lse[at] = st.l[r] > 0.0f ? st.m[r] + log2f(st.l[r]) : -CUDART_INF_F;
 #pragma unroll
         for (int j = 0; j < D / 8; j++)
-            *(__half2 *)(out + 8 * j + 2 * quad) =
-                __floats2half2_rn(st.o[4 * j + 2 * r] * inv, st.o[4 * j + 2 * r + 1] * inv);
+            *(float2 *)(o + at * D + 8 * j + 2 * quad) =
+                make_float2(st.o[4 * j + 2 * r], st.o[4 * j + 2 * r + 1]);
     }
+}
+
+/* Where row `in_page` of an item goes in the chunk's output; NULL: it is not of this chunk. */
+__device__ __forceinline__ __half *prefill_out_of(const prefill_core &a, const prefill_item &it, int in_page)
+{
+    const size_t row = (size_t)it.page * PREFILL_PAGE + (size_t)in_page, before = a.pos0 - prefill_base(a);
+    if (row < before || row >= before + a.T)
+        return NULL;
+    const size_t qhead = (size_t)a.heads_of[it.head] * (size_t)a.G + it.g;
+    return a.out + (row - before) * a.ldout + qhead * (size_t)a.D;
+}
+
+/* Where a block's rows come from and go to. first_row: the warp's first row inside the item. */
+template <int D>
+__device__ __forceinline__ void prefill_state_begin(prefill_state<D> &st, const prefill_core &a,
+                                                    const prefill_split &split, const prefill_item &it,
+                                                    int first_row, int lane)
+{
+    prefill_state_clear<D>(st);
+    if (!a.begin && split.parts == 1)
+        prefill_state_load<D>(st, a.o, a.lse, it.row + (size_t)first_row, lane);
+}
+
+template <int D>
+__device__ __forceinline__ void prefill_state_end(prefill_state<D> &st, const prefill_core &a,
+                                                  const prefill_split &split, const prefill_item &it,
+                                                  int first_row, int lane)
+{
+    prefill_state_close<D>(st);
+    if (!it.real)
+        return;
+    if (split.parts > 1) {
+        const size_t item = (size_t)it.page * (size_t)a.G + it.g;
+        const size_t at = ((size_t)blockIdx.z * (size_t)a.heads + it.head) * prefill_items(a) + item;
+        prefill_state_keep<D>(st, split.o, split.lse, at * PREFILL_PAGE + (size_t)first_row, lane);
+    } else if (!a.last) {
+        prefill_state_keep<D>(st, a.o, a.lse, it.row + (size_t)first_row, lane);
+    } else {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            __half *out = prefill_out_of(a, it, first_row + (lane >> 2) + 8 * r);
+#pragma unroll
+            for (int j = 0; j < D / 8; j++)
+                if (out)
+                    *(__half2 *)(out + 8 * j + 2 * (lane & 3)) =
+                        __floats2half2_rn(st.o[4 * j + 2 * r], st.o[4 * j + 2 * r + 1]);
+        }
+    }
+}
+
+/* One warp a row: the state of the pieces before and the parts, in this order, into one. */
+template <int D>
+static __global__ void prefill_join(const __grid_constant__ prefill_core a,
+                                    const __grid_constant__ prefill_split split)
+{
+    const size_t items = prefill_items(a), row = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    const int lane = (int)threadIdx.x % 32, in_page = (int)(row % PREFILL_PAGE);
+    const prefill_item it = prefill_item_of(a, blockIdx.y, (uint32_t)(row / PREFILL_PAGE));
+    const size_t part = (size_t)a.heads * items * PREFILL_PAGE,
+                 at = (size_t)it.head * items * PREFILL_PAGE + row;
+    const size_t kept = it.row + (size_t)in_page;
+    float top = a.begin ? -CUDART_INF_F : a.lse[kept];
+    for (uint32_t z = 0; z < split.parts; z++)
+        top = fmaxf(top, split.lse[z * part + at]);
+    const float shift = top == -CUDART_INF_F ? 0.0f : top;
+    float sum = a.begin ? 0.0f : exp2f(a.lse[kept] - shift), o[D / 32];
+    for (int i = 0; i < D / 32; i++)
+        o[i] = a.begin ? 0.0f : sum * a.o[kept * D + (size_t)(32 * i + lane)];
+    for (uint32_t z = 0; z < split.parts; z++) {
+        const float w = exp2f(split.lse[z * part + at] - shift);
+        sum += w;
+        for (int i = 0; i < D / 32; i++)
+            o[i] += w * split.o[(z * part + at) * D + (size_t)(32 * i + lane)];
+    }
+    const float inv = sum > 0.0f ? 1.0f / sum : 0.0f;
+    if (!a.last && lane == 0)
+        a.lse[kept] = sum > 0.0f ? top + log2f(sum) : -CUDART_INF_F;
+    __half *out = a.last ? prefill_out_of(a, it, in_page) : NULL;
+    for (int i = 0; i < D / 32; i++)
+        if (!a.last)
+            a.o[kept * D + (size_t)(32 * i + lane)] = o[i] * inv;
+        else if (out)
+            out[32 * i + lane] = __float2half(o[i] * inv);
+}
+
+/* How many parts fill a card of `sms` when a block has `rows` rows and steps of `keys` keys. */
+static inline prefill_split prefill_split_of(const prefill_core &a, size_t items_a_block, size_t keys,
+                                             size_t sms)
+{
+    const size_t items = prefill_items(a),
+                 blocks = (items + items_a_block - 1) / items_a_block * (size_t)a.heads;
+    const size_t worth = a.tokens / (keys * 4); /* a part has four steps at least */
+    size_t parts = sms / blocks < worth ? sms / blocks : worth;
+    const size_t states = (size_t)a.heads * items * PREFILL_PAGE;
+    if (parts < 2 || !a.split || parts * states * (size_t)(a.D + 1) * sizeof(float) > a.split_bytes)
+        parts = 1;
+    prefill_split s = {(uint32_t)parts, (float *)a.split, (float *)a.split};
+    s.lse = parts > 1 ? s.o + parts * states * (size_t)a.D : NULL;
+    return s;
+}
+
+static inline cudaError_t prefill_join_parts(const prefill_core &a, const prefill_split &split,
+                                             cudaStream_t stream)
+{
+    if (split.parts == 1)
+        return cudaSuccess;
+    const dim3 grid((unsigned)(prefill_items(a) * PREFILL_PAGE / 8), (unsigned)a.heads);
+    if (a.D == 64)
+        prefill_join<64><<<grid, 256, 0, stream>>>(a, split);
+    else
+        prefill_join<128><<<grid, 256, 0, stream>>>(a, split);
+    return cudaGetLastError();
 }
 
 /* Columns outside lo .. hi[r] of a tile of N scores are not seen by row r of the lane. */

@@ -32,6 +32,7 @@ struct shape {
 struct buffers {
     __half *q, *k, *v, *k_raw, *v_raw, *out, *twice;
     float *o, *lse, *ref;
+    void *split;
     uint32_t *heads_of;
     size_t tokens, Tp, base, ldout;
 };
@@ -122,6 +123,7 @@ static buffers make(const shape &s)
     b.twice = (__half *)grab(s.T * b.ldout * 2);
     b.o = (float *)grab(qh * b.Tp * D * 4);
     b.lse = (float *)grab(qh * b.Tp * 4);
+    b.split = grab(PREFILL_SPLIT_BYTES);
     b.heads_of = (uint32_t *)grab(h * 4);
     uint32_t of[64];
     for (uint32_t i = 0; i < (uint32_t)s.heads; i++)
@@ -137,7 +139,8 @@ static buffers make(const shape &s)
 
 static void drop(buffers *b)
 {
-    void *all[] = {b->q, b->k, b->v, b->k_raw, b->v_raw, b->out, b->twice, b->o, b->lse, b->heads_of};
+    void *all[] = {b->q,     b->k, b->v,   b->k_raw,    b->v_raw, b->out,
+                   b->twice, b->o, b->lse, b->heads_of, b->split};
     for (void *p : all)
         MUST(cudaFree(p));
 }
@@ -149,6 +152,7 @@ static prefill_core call_of(const shape &s, const buffers &b)
     a.q = b.q, a.k_raw = b.k_raw, a.v_raw = b.v_raw;
     a.ld_tokens = b.tokens;
     a.pos0 = s.pos0, a.T = s.T, a.Tp = b.Tp;
+    a.split = b.split, a.split_bytes = PREFILL_SPLIT_BYTES;
     a.o = b.o, a.lse = b.lse, a.out = b.out, a.ldout = b.ldout, a.heads_of = b.heads_of;
     return a;
 }
@@ -341,6 +345,8 @@ int main(int argc, char **argv)
             rate(c.name, c.core, {64, 4, 4, 16384, 8192, 65536, 0});
             rate(c.name, c.core, {128, 4, 7, 65536, 8192, 65536, 0});
             rate(c.name, c.core, {128, 8, 1, 65536, 8192, 65536, 0});
+            rate(c.name, c.core, {128, 4, 4, 131072, 64, 65536, 0});
+            rate(c.name, c.core, {128, 4, 4, 131072, 512, 65536, 0});
         }
         if (do_long)
             rate(c.name, c.core, {128, 4, 4, 1 << 20, 8192, 65536, 0});
