@@ -17,6 +17,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/err.h"
+#include "engine/base/pool.h"
 #include "engine/duo/cache.h"
 #include "engine/model/lora.h"
 #include "engine/model/model.h"
@@ -34,6 +35,7 @@ struct device_options {
     size_t context;    /* tokens to be ready for; 0: 65,536. More is possible, at the price of new buffers */
     size_t chunk;      /* tokens of a prefill pass, 64..DEVICE_CHUNK_T, a multiple of 64; 0: DEVICE_CHUNK_T */
     uint64_t kv_bytes; /* of blocks in device memory, at most; 0: what is free but for a reserve */
+    struct device *opened; /* taken over, also on failure; NULL: opened by the name above */
 };
 
 /* Numbers of a model without its file; letters as in model.h. */
@@ -122,31 +124,35 @@ void device_session_select(struct device_session *s, const struct device_selecti
 int device_session_repeat(struct device_session *s, size_t tokens, struct err *e);
 
 /* ---- between device and host: the shadow --------------------------------------------------------------
- * A struct cache in host memory serves as the form in which state is written, read, compared (cache.h). Its
- * blocks have no data but for the unfilled one. */
+ * A struct cache in host memory serves as the form in which state is written, read and compared (cache.h).
+ * Its whole blocks are hollow: without memory. With `blocks_too` 0 the unfilled block stays out, as in
+ * cache_state_write.
+ */
 
-/* The shadow becomes the state at the position: tails, sinks, ring, the unfilled block's pages. */
-int device_session_pull(struct device_session *s, struct cache *shadow, struct err *e);
+/* The shadow becomes the state at the position: tails, sinks, ring, and the unfilled block's pages. */
+int device_session_pull(struct device_session *s, int blocks_too, struct cache *shadow, struct err *e);
 /* The device's state becomes the shadow's at `position`, whose whole blocks are on the device already. */
-int device_session_push(struct device_session *s, const struct cache *shadow, size_t position, struct err *e);
+int device_session_push(struct device_session *s, size_t position, int blocks_too, const struct cache *shadow,
+                        struct err *e);
 
-/* Forgets what lies past `position`; tail and ring are not touched: push, or a pass over the last page,
- * follows. For a cut inside the last page nothing else is needed. */
+/* Forgets what lies past `position`. Tails and rings are not touched: a push, or a pass over the end's page,
+ * follows; when the cut lies in the last page nothing has to. */
 void device_session_truncate(struct device_session *s, size_t position);
 
-/* Keeps the closed records of the page that ends at `position` over passes that write them again. */
-int device_session_hold(struct device_session *s, size_t position, struct err *e);
-int device_session_release_held(struct device_session *s, struct err *e);
+/* For a pass over tokens that are there already, all of one page: goes to `first` of that page and keeps what
+ * is in the page's records and summaries; the second call brings them back after the pass. */
+int device_session_replay(struct device_session *s, size_t first, struct err *e);
+int device_session_replayed(struct device_session *s, size_t position, struct err *e);
 
-/* Block b, whole and final, in host memory that stays until it is given back or the position falls below its
- * end; for a sink. Blocks are asked for in a row, the first call queues all downloads from `b` to the last
- * whole block that is not stored. Once called, finished blocks come over by themselves, beside compute. */
+/* Whole blocks for a sink. borrow gives host memory that stays until give_back; the first call brings over
+ * every block that is not stored, and from then on finished blocks come over by themselves beside compute.
+ * give_back with `stored` set says that the sink has it. */
+int device_session_stored(const struct device_session *s, size_t b);
 int device_session_borrow_block(struct device_session *s, size_t b, const uint8_t **data, struct err *e);
-void device_session_give_back(struct device_session *s, size_t b); /* its host copy may go */
+void device_session_give_back(struct device_session *s, size_t b, const uint8_t *data, int stored);
 
-/* The next block (number = position / KV_BLOCK, position a multiple of KV_BLOCK) out of host memory of any
- * kind, through pinned staging filled by `pool`; data may go when the call returns. finish waits for all. */
-struct pool;
+/* Appends a stored block (the position is a multiple of KV_BLOCK) out of host memory of any kind, through
+ * pinned staging that `pool` (or NULL) fills; data may go when the call returns. put_finish waits for all. */
 int device_session_put_block(struct device_session *s, const uint8_t *data, struct pool *pool, struct err *e);
 int device_session_put_finish(struct device_session *s, struct err *e);
 

@@ -133,6 +133,19 @@ int cache_grow(struct cache *c, size_t page, struct err *e)
     return rc;
 }
 
+int cache_hollow(struct cache *c, size_t n, struct err *e)
+{
+    int rc = reserve_blocks(c, n, e);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < c->n_blocks; i++)
+        free(c->blocks[i].data);
+    for (size_t i = 0; i < n; i++)
+        c->blocks[i] = (struct cache_block){.data = NULL};
+    c->n_blocks = n;
+    return 0;
+}
+
 int cache_adopt(struct cache *c, uint8_t *data, void *handle, void (*unmap)(void *arg, void *handle),
                 void *arg, struct err *e)
 {

@@ -77,6 +77,9 @@ void cache_fini(struct cache *c, void (*unmap)(void *arg, void *handle), void *a
 /* Makes sure that pages up to and including `page` have memory. */
 int cache_grow(struct cache *c, size_t page, struct err *e);
 
+/* Exactly n blocks without memory, which are elsewhere: for a cache that is the form of one on a device. */
+int cache_hollow(struct cache *c, size_t n, struct err *e);
+
 /* Takes a mapped block as the next one. On failure it has been given back. */
 int cache_adopt(struct cache *c, uint8_t *data, void *handle, void (*unmap)(void *arg, void *handle),
                 void *arg, struct err *e);
