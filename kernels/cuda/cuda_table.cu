@@ -31,6 +31,8 @@ static struct device_ops make(void)
     t.graph_free = cuda_graph_free;
     t.embed = cuda_embed;
     t.argmax = cuda_argmax;
+    t.attend_prefill_scratch_bytes = cuda_attend_prefill_scratch_bytes;
+    t.attend_prefill = cuda_attend_prefill;
     return t;
 }
 

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* prefill_rows.cu - a chunk's rows on their way from the product to the caches: RoPE and fp16, full pages
+ * into records, and what the timeline keeps raw.
+ *
+ * The rotation is rounded as ref_rope.c rounds it, so the keys of equal inputs are the host's bit for bit,
+ * and so are the records.
+ */
+#include "kernels/cuda/page_pack.cuh"
+#include "kernels/cuda/prefill_op.h"
+
+enum { ROWS = 4, ROW_THREADS = 256, CLOSE_THREADS = 256, KEEP_THREADS = 256 };
+
+/* Column c of a head after the rotation. */
+static __device__ inline float rotated(const float *x, uint32_t c, const prefill_op &p, const float *cos,
+                                       const float *sin)
+{
+    const uint32_t half = (uint32_t)p.rope.half;
+    if (c >= 2 * half)
+        return x[c];
+    const bool pairs = p.rope.kind == ROPE_PAIRS;
+    const uint32_t i = pairs ? c / 2 : c < half ? c : c - half;
+    const bool second = pairs ? c & 1 : c >= half;
+    const float x0 = x[pairs ? 2 * i : i], x1 = x[pairs ? 2 * i + 1 : i + half];
+    return second ? __fadd_rn(__fmul_rn(x0, sin[i]), __fmul_rn(x1, cos[i]))
+                  : __fsub_rn(__fmul_rn(x0, cos[i]), __fmul_rn(x1, sin[i]));
+}
+
+static __device__ inline float clamped(float x)
+{
+    return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x; /* a NaN stays */
+}
+
+/* The raw page that a slot's rows before pos0 come from. */
+static __device__ inline const __half *first_page_of(const prefill_op &p, uint32_t slot)
+{
+    const size_t page = prefill_first_page(p);
+    if (slot < p.hr)
+        return (const __half *)(p.tail + (2 * (size_t)slot + (page & 1)) * p.raw_bytes);
+    const size_t at = page < p.sink_pages ? page : p.sink_pages + page % p.ring_pages;
+    return (const __half *)(p.stream +
+                            ((slot - p.hr) * (size_t)(p.sink_pages + p.ring_pages) + at) * p.raw_bytes);
+}
+
+static __device__ inline bool unfit(__half2 x)
+{
+    const uint32_t u = *reinterpret_cast<uint32_t *>(&x);
+    return (u & 0x7c00u) == 0x7c00u || (u & 0x7c000000u) == 0x7c000000u;
+}
+
+/* Two columns of one head's row; kind: 0 query, 1 key, 2 value. */
+static __device__ inline __half2 row_pair(const prefill_op &p, size_t row, uint32_t slot, uint32_t g,
+                                          int kind, uint32_t c, const float *cos, const float *sin)
+{
+    const size_t offset = p.pos0 - p.base;
+    if (row >= offset + p.T)
+        return __floats2half2_rn(0, 0);
+    if (row < offset) {
+        if (kind == 0)
+            return __floats2half2_rn(0, 0);
+        const __half *page = first_page_of(p, slot) + (kind == 2 ? PREFILL_ROW_PAGE * p.D : 0);
+        return *reinterpret_cast<const __half2 *>(page + row * p.D + c);
+    }
+    const uint32_t head = p.heads[slot];
+    const uint32_t column = kind == 0 ? head * p.G + g : kind == 1 ? p.H + head : p.H + p.HK + head;
+    const float *x = p.qkv + (row - offset) * p.ldqkv + (size_t)column * p.D;
+    if (kind == 2)
+        return __floats2half2_rn(x[c], x[c + 1]);
+    const float a = rotated(x, c, p, cos, sin), b = rotated(x, c + 1, p, cos, sin);
+    if (kind == 1)
+        return __floats2half2_rn(a, b);
+    return __floats2half2_rn(clamped(a * p.q_scale), clamped(b * p.q_scale));
+}
+
+static __global__ void __launch_bounds__(ROW_THREADS) rows_kernel(const __grid_constant__ prefill_op p)
+{
+    __shared__ float cos[ROWS][PAGE_PACK_D_MAX / 2], sin[ROWS][PAGE_PACK_D_MAX / 2];
+    const size_t row0 = (size_t)blockIdx.x * ROWS;
+    const uint32_t half = (uint32_t)p.rope.half, pairs = p.D / 2;
+    for (uint32_t i = threadIdx.x; i < ROWS * half; i += ROW_THREADS) {
+        /* twice the phase as a signed number in 2^-64 turns: -1 .. 1, times pi */
+        const uint64_t phase = (p.base + row0 + i / half) * p.rope.steps[i % half];
+        double s, c;
+        sincospi((double)(int64_t)phase * 0x1p-63, &s, &c);
+        cos[i / half][i % half] = __fmul_rn((float)c, p.rope.attn_factor);
+        sin[i / half][i % half] = __fmul_rn((float)s, p.rope.attn_factor);
+    }
+    __syncthreads();
+    const uint32_t per_slot = p.G + 2, all = ROWS * p.HK * per_slot * pairs;
+    bool bad = false;
+    for (uint32_t i = threadIdx.x; i < all; i += ROW_THREADS) {
+        const uint32_t c = i % pairs * 2, r = i / pairs % ROWS, which = i / pairs / ROWS;
+        const uint32_t slot = which / per_slot, g = which % per_slot;
+        const int kind = g < p.G ? 0 : (int)(g - p.G) + 1;
+        const size_t row = row0 + r;
+        const __half2 y = row_pair(p, row, slot, g, kind, c, cos[r], sin[r]);
+        bad |= kind && unfit(y);
+        __half *to = kind == 0 ? p.q + ((size_t)slot * p.G + g) * p.Tp * p.D
+                               : (kind == 1 ? p.k : p.v) + (size_t)slot * p.Tp * p.D;
+        *reinterpret_cast<__half2 *>(to + row * p.D + c) = y;
+    }
+    if (bad)
+        atomicExch(p.failed, 1u);
+}
+
+cudaError_t prefill_rows(const prefill_op &p, cudaStream_t stream)
+{
+    rows_kernel<<<(unsigned)(p.Tp / ROWS), ROW_THREADS, 0, stream>>>(p);
+    return cudaGetLastError();
+}
+
+/* ---- closing pages ------------------------------------------------------------------------------------ */
+
+static __global__ void __launch_bounds__(CLOSE_THREADS) close_kernel(const __grid_constant__ prefill_op p)
+{
+    __shared__ page_pack_room room;
+    const size_t page = prefill_first_page(p) + blockIdx.x;
+    const uint32_t slot = blockIdx.y;
+    uint8_t *block = (uint8_t *)p.blocks[page / DEVICE_BLOCK_PAGES];
+    const size_t i = p.record_at + page % DEVICE_BLOCK_PAGES * p.hr + slot;
+    const size_t at = ((size_t)slot * p.Tp + (size_t)blockIdx.x * PREFILL_ROW_PAGE) * p.D;
+    page_pack(p.k + at, p.D, p.v + at, p.D, p.D, p.format, block + i * p.record_bytes,
+              block + p.scan_offset + i * p.scan_bytes, &room);
+}
+
+cudaError_t prefill_close(const prefill_op &p, cudaStream_t stream)
+{
+    const size_t closed = (p.pos0 + p.T) / PREFILL_ROW_PAGE - prefill_first_page(p);
+    if (!closed || !p.hr)
+        return cudaSuccess;
+    close_kernel<<<dim3((unsigned)closed, p.hr), CLOSE_THREADS, 0, stream>>>(p);
+    return cudaGetLastError();
+}
+
+/* ---- what stays raw ----------------------------------------------------------------------------------- */
+
+/* Place i of a slot holds a page afterwards, *page; false: it keeps what it has. */
+static __device__ inline bool page_at(const prefill_op &p, bool retrieval, size_t i, size_t *page)
+{
+    const size_t last = prefill_last_page(p);
+    if (!retrieval && i < p.sink_pages) {
+        *page = i;
+        return true;
+    }
+    const size_t n = retrieval ? 2 : p.ring_pages, at = retrieval ? i : i - p.sink_pages;
+    const size_t back = (last % n + n - at) % n; /* the last page that is `at` modulo n */
+    *page = last - back;
+    return back <= last && (retrieval || *page >= p.sink_pages);
+}
+
+/* A block a raw record: 16 bytes a thread and turn. */
+static __global__ void __launch_bounds__(KEEP_THREADS) keep_kernel(const __grid_constant__ prefill_op p)
+{
+    const size_t per_stream = p.sink_pages + p.ring_pages, tails = 2 * (size_t)p.hr;
+    const bool retrieval = blockIdx.x < tails;
+    const size_t n = retrieval ? blockIdx.x : blockIdx.x - tails, places = retrieval ? 2 : per_stream;
+    const uint32_t slot = (uint32_t)(n / places) + (retrieval ? 0 : p.hr);
+    size_t page = 0;
+    const bool there = page_at(p, retrieval, n % places, &page);
+    const uint4 *old = (const uint4 *)((retrieval ? p.tail : p.stream) + n * p.raw_bytes);
+    uint4 *to = (uint4 *)((retrieval ? p.tail_next : p.stream_next) + n * p.raw_bytes);
+    const uint32_t per_row = p.D / 8;
+    for (uint32_t i = threadIdx.x; i < p.raw_bytes / 16; i += KEEP_THREADS) {
+        const uint32_t row = i / per_row % PREFILL_ROW_PAGE, value = i / per_row / PREFILL_ROW_PAGE;
+        const size_t position = page * PREFILL_ROW_PAGE + row;
+        const bool ours = there && position >= p.pos0 && position < p.pos0 + p.T;
+        const __half *from = (value ? p.v : p.k) + ((size_t)slot * p.Tp + (position - p.base)) * p.D;
+        to[i] = ours ? ((const uint4 *)from)[i % per_row] : old[i];
+    }
+}
+
+cudaError_t prefill_keep(const prefill_op &p, cudaStream_t stream)
+{
+    const size_t records = 2 * (size_t)p.hr + (p.HK - p.hr) * (size_t)(p.sink_pages + p.ring_pages);
+    keep_kernel<<<(unsigned)records, KEEP_THREADS, 0, stream>>>(p);
+    return cudaGetLastError();
+}
