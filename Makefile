@@ -281,6 +281,13 @@ $(O)/prefix: FORCE
 	@mkdir -p $(@D); printf '%s\n' '$(PREFIX)' > $@.new; \
 	if cmp -s $@.new $@; then rm -f $@.new; else mv $@.new $@; fi
 
+# The commit that a bench's rows name.
+$(O)/commit: FORCE
+	@mkdir -p $(@D); { git rev-parse --short=10 HEAD 2>/dev/null || echo unknown; } > $@.new; \
+	if cmp -s $@.new $@; then rm -f $@.new; else mv $@.new $@; fi
+$(O)/app/bench_cuda_report.o: CPPFLAGS_ALL += -DLECTERN_COMMIT='"$(shell git rev-parse --short=10 HEAD 2>/dev/null || echo unknown)"'
+$(O)/app/bench_cuda_report.o: $(O)/commit
+
 $(O)/app/%.o: CPPFLAGS_ALL += -DLECTERN_DATA='"$(PREFIX)/share/lectern"'
 $(call objects,$(wildcard app/*.c)): $(O)/prefix
 $(O)/ingest/worker/%.o: CORE_CFLAGS += $(INGEST_CFLAGS)

@@ -53,6 +53,7 @@ enum cli_group {
     CLI_WITHOUT_KV = 1 << 14,
     CLI_CHANGED = 1 << 15,
     CLI_COUNT = 1 << 16,
+    CLI_CARD = 1 << 20, /* of `bench cuda` */
 };
 
 enum cli_kind {

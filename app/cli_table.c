@@ -9,6 +9,8 @@
 
 static const char *const shells[] = {"bash", "zsh", "fish", NULL};
 static const char *const kernel_names[] = {"ref", "avx2", "avx512", "avx512vnni", NULL};
+static const char *const shape_names[] = {"llama-3-8b", "llama-2-7b",   "mistral-7b",
+                                          "qwen2.5-7b", "smollm2-135m", NULL};
 static const char *const kv_names[] = {"raw", "kv8", "k8v4", "kv4", "k4v2", "kv3", NULL};
 
 static const struct cli_option options[] = {
@@ -137,6 +139,12 @@ static const struct cli_option options[] = {
      .lo = 1,
      .hi = INT_MAX,
      .help = "longest answer, in tokens (default: 512)"},
+    {.name = "no-drafts",
+     .kind = CLI_FLAG,
+     .offset = AT(no_drafts),
+     .group = CLI_SAMPLE,
+     .help = "compute one token at a time instead of also trying what the documents suggest comes next: the "
+             "same answer, slower where it quotes"},
     {.name = "ctx",
      .kind = CLI_INT,
      .value = "N",
@@ -153,6 +161,38 @@ static const struct cli_option options[] = {
      .lo = 1,
      .hi = 1 << 30,
      .help = "tokens of the made-up session (default: 1,000,000, or as many as the free disk allows)"},
+    {.name = "rows",
+     .kind = CLI_TEXT,
+     .value = "NAME,...",
+     .offset = AT(rows),
+     .group = CLI_CARD,
+     .help = "measure these rows alone, such as decode or decode.w8.kv4; list names them all with their "
+             "seconds"},
+    {.name = "shape",
+     .kind = CLI_CHOICE,
+     .value = "NAME",
+     .offset = AT(shape),
+     .group = CLI_CARD,
+     .choices = shape_names,
+     .help = "the model whose shape is taken: llama-3-8b (the default), llama-2-7b, mistral-7b, qwen2.5-7b "
+             "or smollm2-135m"},
+    {.name = "minutes",
+     .kind = CLI_FLAG,
+     .offset = AT(minutes),
+     .group = CLI_CARD,
+     .help = "also the rows that take minutes: 320K and 1M tokens read"},
+    {.name = "others",
+     .kind = CLI_FLAG,
+     .offset = AT(others),
+     .group = CLI_CARD,
+     .help = "at the end, figures of llama.cpp and of the paper beside ours, with their sources"},
+    {.name = "save",
+     .kind = CLI_TEXT,
+     .value = "DIR",
+     .offset = AT(save),
+     .group = CLI_CARD,
+     .complete = CLI_COMPLETE_FOLDER,
+     .help = "also write the rows there as DATE-SHAPE.csv, and a drawing as DATE-SHAPE.svg"},
     {.name = "tokens",
      .kind = CLI_TEXT,
      .value = "FILE",
@@ -285,7 +325,11 @@ static const struct cli_sub eval_subs[] = {
 static const struct cli_sub bench_subs[] = {
     {"store", "",
      "write, reopen and read back a made-up session of Llama-3-8B's shape, beside the disk's own speed", 0, 0,
-     0},
+     CLI_JSON | CLI_COUNT | CLI_KVONLY},
+    {"cuda", "",
+     "decode, prefill and what they are made of on a graphics card, beside the card's own limits, with "
+     "made-up weights and text",
+     0, 0, CLI_CARD},
 };
 
 #define SUBS(table) .subs = table, .n_subs = sizeof table / sizeof table[0]
@@ -383,9 +427,9 @@ static const struct cli_command commands[CLI_COMMANDS] = {
                    .name = "bench",
                    .summary = "measure this machine",
                    .text =
-                       "Needs no model. The files are made below the data folder (--data-dir), as large as "
-                       "the session, and deleted at the end, also after Ctrl-C.",
-                   .groups = CLI_JSON | CLI_COUNT | CLI_KVONLY,
+                       "Needs no model. The files of `bench store` are made below the data folder "
+                       "(--data-dir), as large as the session, and deleted at the end, also after Ctrl-C.",
+                   .groups = CLI_JSON | CLI_COUNT | CLI_KVONLY | CLI_CARD,
                    SUBS(bench_subs),
                    .sub_needed = 1},
     [CLI_HELP] = {.id = CLI_HELP,

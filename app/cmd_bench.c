@@ -143,6 +143,8 @@ static int put_result(const struct config *c, const struct bench_result *r, stru
 
 int cmd_bench(const struct config *c, struct err *e)
 {
+    if (!strcmp(c->sub, "cuda"))
+        return cmd_bench_cuda(c, e);
     struct progress_line line;
     progress_line_begin(&line, c, "tokens");
     struct progress port = progress_line_port(&line);

@@ -19,6 +19,7 @@ int cmd_tokenize(const struct config *c, struct err *e);
 int cmd_detokenize(const struct config *c, struct err *e);
 int cmd_logits(const struct config *c, struct err *e);
 int cmd_bench(const struct config *c, struct err *e);
+int cmd_bench_cuda(const struct config *c, struct err *e); /* reached through cmd_bench */
 int cmd_eval(const struct config *c, struct err *e);
 int cmd_eval_kv(const struct config *c, struct err *e); /* reached through cmd_eval */
 

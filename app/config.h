@@ -40,13 +40,16 @@ struct config {
     double top_p;                /* (0, 1] */
     uint64_t seed;
     int max_tokens;           /* of an answer */
+    int no_drafts;            /* one token a pass */
     int ctx;                  /* tokens of a perplexity window */
     const char *tokens, *out; /* files of `logits`, NULL: not given */
     int json, long_context, quiet, no_color, special, yes;
     uint64_t budget;     /* bytes that readings may take, CONFIG_NOT_GIVEN: no limit */
     uint64_t leave_free; /* bytes of the disk to leave to others; NOT_GIVEN becomes 0 in config_resolve */
     int repair, without_kv, changed;
-    int count; /* tokens of a bench, 0: not given */
+    int count;                       /* tokens of a bench, 0: not given */
+    const char *rows, *shape, *save; /* of `bench cuda`, NULL: not given */
+    int minutes, others;
 
     /* Paths, owned, filled by config_resolve. */
     char *data_dir;   /* what lasts: the store; need not exist */
