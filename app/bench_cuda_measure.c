@@ -207,9 +207,11 @@ int card_measure(struct card_run *run, const struct card_plan *p, struct err *e)
     const struct device_ops *ops = run->d->ops;
     if (!measures[p->work])
         return err_set(e, ERR_UNSUPPORTED, "nothing measures that");
-    if (!ops->linear || !ops->weight_random || !ops->attend_decode || !ops->attend_prefill)
-        return err_set(e, ERR_UNSUPPORTED, "this device does not have every op yet");
-    if (p->work == CARD_SELECTION && !ops->select)
-        return err_set(e, ERR_UNSUPPORTED, "this device has no page selection");
+    int needs_weights = *p->weights != 0, reads = p->work == CARD_PREFILL || p->work == CARD_CAPACITY;
+    int steps = p->work != CARD_PREFILL && p->work != CARD_PREFILL_ATTENTION && p->work != CARD_LINEAR;
+    if ((needs_weights && (!ops->linear || !ops->weight_random)) || (steps && !ops->attend_decode) ||
+        ((reads || p->work == CARD_PREFILL_ATTENTION) && !ops->attend_prefill) ||
+        (p->work == CARD_SELECTION && !ops->select))
+        return err_set(e, ERR_UNSUPPORTED, "this device lacks an op for it");
     return measures[p->work](run, p, e);
 }

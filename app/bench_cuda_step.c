@@ -27,8 +27,10 @@ static void scratch_sizes(struct card_model *m, size_t T, size_t budget)
             m->scratch_bytes =
                 larger(m->scratch_bytes, ops->linear_scratch_bytes(m->d, T, K, larger(m->ldqkv, 2 * s->F)));
     }
-    m->attend_bytes = ops->attend_decode_scratch_bytes(m->d, &m->kv, m->tokens, budget > 0);
-    if (T > DEVICE_DECODE_T)
+    m->attend_bytes = 0; /* an op may be missing: card_measure has asked for those that are used */
+    if (ops->attend_decode_scratch_bytes)
+        m->attend_bytes = ops->attend_decode_scratch_bytes(m->d, &m->kv, m->tokens, budget > 0);
+    if (T > DEVICE_DECODE_T && ops->attend_prefill_scratch_bytes)
         m->attend_bytes = larger(m->attend_bytes, ops->attend_prefill_scratch_bytes(m->d, &m->kv, T));
     if (budget)
         m->attend_bytes = larger(m->attend_bytes, ops->select_scratch_bytes(m->d, &m->kv, m->tokens));
