@@ -151,6 +151,8 @@ static const char *refusal(const struct device_attend_prefill_args *a)
     if ((kv->D != 64 && kv->D != 128) || kv->H % kv->HK || a->rope.half * 2 > kv->D ||
         a->ldqkv < (kv->H + 2 * kv->HK) * kv->D)
         return "a shape that is not handled (heads are 64 or 128 wide)";
+    if (a->ldqkv % 4 || (uintptr_t)a->qkv % 16 || a->ldout % 2)
+        return "rows that do not begin at a multiple of 16 bytes";
     if (kv->hr[a->layer] && a->pos0 + a->T > kv->cap_blocks * DEVICE_BLOCK_PAGES * PAGE)
         return "no blocks for these positions";
     if (kv->ring_pages < kv->R / PAGE + 3)

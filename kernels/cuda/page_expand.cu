@@ -111,7 +111,7 @@ template <int D, int BITS>
 static __device__ __forceinline__ void expand_v(const uint8_t *record, const page_form &form, uint32_t task,
                                                 __half *v)
 {
-    const uint32_t part = task % 2, mt = task % (D / 8) / 2, j = task / (D / 8) % 4, u = task / (D / 8) / 4;
+    const uint32_t part = task % 2, j = task / 2 % 4, mt = task / 8 % (D / 16), u = task / 8 / (D / 16);
     const uint32_t channel = mt * 16 + (part ^ (j >> 1)) * 8; /* a line's number has j as its low bits */
     const uint8_t *params = record + form.v_params;
     __half2 scale[4], min[4]; /* of tokens 0 1, 2 3, .. of the word */

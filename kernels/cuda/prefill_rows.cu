@@ -41,41 +41,67 @@ static __device__ inline const __half *first_page_of(const prefill_op &p, uint32
                             ((slot - p.hr) * (size_t)(p.sink_pages + p.ring_pages) + at) * p.raw_bytes);
 }
 
-static __device__ inline bool unfit(__half2 x)
+/* Four columns of a head after the rotation; c is a multiple of 4. */
+static __device__ inline float4 rotated4(const float *x, uint32_t c, const prefill_op &p, const float *cos,
+                                         const float *sin)
 {
-    const uint32_t u = *reinterpret_cast<uint32_t *>(&x);
+    const uint32_t half = (uint32_t)p.rope.half;
+    if (half % 4 || c >= 2 * half || p.rope.kind == ROPE_PAIRS)
+        return make_float4(rotated(x, c, p, cos, sin), rotated(x, c + 1, p, cos, sin),
+                           rotated(x, c + 2, p, cos, sin), rotated(x, c + 3, p, cos, sin));
+    const bool second = c >= half;
+    const uint32_t i = second ? c - half : c;
+    const float4 a = *(const float4 *)(x + i), b = *(const float4 *)(x + i + half);
+    const float4 u = *(const float4 *)(cos + i), w = *(const float4 *)(sin + i);
+    if (second)
+        return make_float4(__fadd_rn(__fmul_rn(a.x, w.x), __fmul_rn(b.x, u.x)),
+                           __fadd_rn(__fmul_rn(a.y, w.y), __fmul_rn(b.y, u.y)),
+                           __fadd_rn(__fmul_rn(a.z, w.z), __fmul_rn(b.z, u.z)),
+                           __fadd_rn(__fmul_rn(a.w, w.w), __fmul_rn(b.w, u.w)));
+    return make_float4(__fsub_rn(__fmul_rn(a.x, u.x), __fmul_rn(b.x, w.x)),
+                       __fsub_rn(__fmul_rn(a.y, u.y), __fmul_rn(b.y, w.y)),
+                       __fsub_rn(__fmul_rn(a.z, u.z), __fmul_rn(b.z, w.z)),
+                       __fsub_rn(__fmul_rn(a.w, u.w), __fmul_rn(b.w, w.w)));
+}
+
+static __device__ inline uint32_t halves(float a, float b)
+{
+    const __half2 h = __floats2half2_rn(a, b);
+    return *reinterpret_cast<const uint32_t *>(&h);
+}
+
+static __device__ inline bool unfit(uint32_t u)
+{
     return (u & 0x7c00u) == 0x7c00u || (u & 0x7c000000u) == 0x7c000000u;
 }
 
-/* Two columns of one head's row; kind: 0 query, 1 key, 2 value. */
-static __device__ inline __half2 row_pair(const prefill_op &p, size_t row, uint32_t slot, uint32_t g,
-                                          int kind, uint32_t c, const float *cos, const float *sin)
+/* Four columns of one head's row; kind: 0 query, 1 key, 2 value. */
+static __device__ inline uint2 row_part(const prefill_op &p, size_t row, uint32_t slot, uint32_t g, int kind,
+                                        uint32_t c, const float *cos, const float *sin)
 {
     const size_t offset = p.pos0 - p.base;
-    if (row >= offset + p.T)
-        return __floats2half2_rn(0, 0);
+    if (row >= offset + p.T || (row < offset && !kind))
+        return make_uint2(0, 0);
     if (row < offset) {
-        if (kind == 0)
-            return __floats2half2_rn(0, 0);
         const __half *page = first_page_of(p, slot) + (kind == 2 ? PREFILL_ROW_PAGE * p.D : 0);
-        return *reinterpret_cast<const __half2 *>(page + row * p.D + c);
+        return *reinterpret_cast<const uint2 *>(page + row * p.D + c);
     }
     const uint32_t head = p.heads[slot];
     const uint32_t column = kind == 0 ? head * p.G + g : kind == 1 ? p.H + head : p.H + p.HK + head;
     const float *x = p.qkv + (row - offset) * p.ldqkv + (size_t)column * p.D;
-    if (kind == 2)
-        return __floats2half2_rn(x[c], x[c + 1]);
-    const float a = rotated(x, c, p, cos, sin), b = rotated(x, c + 1, p, cos, sin);
-    if (kind == 1)
-        return __floats2half2_rn(a, b);
-    return __floats2half2_rn(clamped(a * p.q_scale), clamped(b * p.q_scale));
+    float4 y = kind == 2 ? *(const float4 *)(x + c) : rotated4(x, c, p, cos, sin);
+    if (kind == 0)
+        y = make_float4(clamped(y.x * p.q_scale), clamped(y.y * p.q_scale), clamped(y.z * p.q_scale),
+                        clamped(y.w * p.q_scale));
+    return make_uint2(halves(y.x, y.y), halves(y.z, y.w));
 }
 
+/* D / 4 threads a row of a head. */
 static __global__ void __launch_bounds__(ROW_THREADS) rows_kernel(const __grid_constant__ prefill_op p)
 {
-    __shared__ float cos[ROWS][PAGE_PACK_D_MAX / 2], sin[ROWS][PAGE_PACK_D_MAX / 2];
+    __shared__ __align__(16) float cos[ROWS][PAGE_PACK_D_MAX / 2], sin[ROWS][PAGE_PACK_D_MAX / 2];
     const size_t row0 = (size_t)blockIdx.x * ROWS;
-    const uint32_t half = (uint32_t)p.rope.half, pairs = p.D / 2;
+    const uint32_t half = (uint32_t)p.rope.half, quads = p.D / 4;
     for (uint32_t i = threadIdx.x; i < ROWS * half; i += ROW_THREADS) {
         /* twice the phase as a signed number in 2^-64 turns: -1 .. 1, times pi */
         const uint64_t phase = (p.base + row0 + i / half) * p.rope.steps[i % half];
@@ -85,18 +111,17 @@ static __global__ void __launch_bounds__(ROW_THREADS) rows_kernel(const __grid_c
         sin[i / half][i % half] = __fmul_rn((float)s, p.rope.attn_factor);
     }
     __syncthreads();
-    const uint32_t per_slot = p.G + 2, all = ROWS * p.HK * per_slot * pairs;
+    const uint32_t per_slot = p.G + 2, all = ROWS * p.HK * per_slot, c = threadIdx.x % quads * 4;
     bool bad = false;
-    for (uint32_t i = threadIdx.x; i < all; i += ROW_THREADS) {
-        const uint32_t c = i % pairs * 2, r = i / pairs % ROWS, which = i / pairs / ROWS;
-        const uint32_t slot = which / per_slot, g = which % per_slot;
+    for (uint32_t i = threadIdx.x / quads; i < all; i += ROW_THREADS / quads) {
+        const uint32_t r = i % ROWS, slot = i / ROWS / per_slot, g = i / ROWS % per_slot;
         const int kind = g < p.G ? 0 : (int)(g - p.G) + 1;
         const size_t row = row0 + r;
-        const __half2 y = row_pair(p, row, slot, g, kind, c, cos[r], sin[r]);
-        bad |= kind && unfit(y);
+        const uint2 y = row_part(p, row, slot, g, kind, c, cos[r], sin[r]);
+        bad |= kind && (unfit(y.x) || unfit(y.y));
         __half *to = kind == 0 ? p.q + ((size_t)slot * p.G + g) * p.Tp * p.D
                                : (kind == 1 ? p.k : p.v) + (size_t)slot * p.Tp * p.D;
-        *reinterpret_cast<__half2 *>(to + row * p.D + c) = y;
+        *reinterpret_cast<uint2 *>(to + row * p.D + c) = y;
     }
     if (bad)
         atomicExch(p.failed, 1u);
