@@ -88,6 +88,7 @@ static int answer(struct asking *s, struct workbench *w, struct err *e)
     const struct config *c = s->config;
     struct reader_answer a;
     struct reader_question q = {.text = c->args[c->n_args - 1],
+                                .one_by_one = c->no_drafts,
                                 .temperature = c->temperature,
                                 .top_p = c->top_p,
                                 .seed = c->seed,

@@ -164,6 +164,7 @@ void reader_close(struct reader *r)
         return;
     reader_save_wait(r, NULL); /* a step that failed has left none; its own failure was told */
     session_mark_free(r->end);
+    guesser_free(r->guesser);
     session_free(r->timeline);
     drop_texts(r);
     token_list_fini(&r->corpus);

@@ -78,6 +78,7 @@ struct reader_usage {
     size_t restored, prefilled; /* tokens of the corpus: from the store, from the text */
     size_t replayed;            /* tokens computed again as the proof of the restore */
     size_t question, generated; /* tokens */
+    size_t passes, appended;    /* of the answer: passes through the model, and tokens that they appended */
     double restore_seconds, prefill_seconds, first_token_seconds, decode_seconds;
     const char *proof; /* "verified", "close" (other kernels: within rounding), or "none": nothing restored */
     char reason[160];  /* why tokens had to be read, "" when none: "new", "block at 98304 was damaged" */
@@ -120,7 +121,8 @@ struct reader_question {
     double temperature, top_p;
     uint64_t seed;
     int max_tokens;
-    int follow_up; /* goes on with the conversation; 0: answered from the corpus alone */
+    int follow_up;  /* goes on with the conversation; 0: answered from the corpus alone */
+    int one_by_one; /* one token a pass, no guesses: the same answer */
     int (*token)(void *arg, const char *piece, size_t n); /* each piece of text as it comes; non-zero stops */
     void *arg;
 };

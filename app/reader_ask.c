@@ -13,10 +13,8 @@
 #include "engine/base/buf.h"
 #include "engine/base/file.h"
 #include "engine/cite.h"
-#include "engine/model/model.h"
-#include "engine/sample.h"
 
-enum { CITATIONS_MAX = 3, PIECE_BYTES = 512 };
+enum { CITATIONS_MAX = 3 };
 
 static int check_room(const struct reader *r, size_t question, int max_tokens, struct err *e)
 {
@@ -41,54 +39,6 @@ static int append_question(struct reader *r, const struct token_list *ids,
     if (!rc)
         rc = session_watch(r->timeline, 1, e);
     return rc ? rc : session_append(r->timeline, ids->ids + ids->n - 1, 1, options, e);
-}
-
-/* Decodes until a stop token, max_tokens or the person ends it; text goes to `text` and to q->token. */
-static int decode(struct reader *r, const struct reader_question *q, const struct append_options *options,
-                  struct buf *text, struct reader_answer *out, double begun, struct err *e)
-{
-    const struct tokenizer *t = engine_tokenizer(r->o.engine);
-    size_t V = engine_params(r->o.engine)->V;
-    struct sampler *sampler = NULL;
-    struct sample_options how = {.temperature = q->temperature, .top_p = q->top_p, .seed = q->seed};
-    int rc = sampler_create(&how, V, &sampler, e);
-    double first = 0;
-    r->answer_ended = 0;
-    out->truncated = q->max_tokens > 0;
-    for (int i = 0; !rc && i < q->max_tokens; i++) {
-        size_t id = sampler_next(sampler, session_logits(r->timeline));
-        if (id >= V)
-            rc = err_set(e, ERR_FORMAT,
-                         "the model's output is not a number; its file may be damaged: download it again");
-        if (rc || chat_is_stop(r->chat, (uint32_t)id)) {
-            out->truncated = 0;
-            break;
-        }
-        char piece[PIECE_BYTES];
-        size_t n = tokenizer_piece(t, (uint32_t)id, piece, sizeof piece, 0);
-        size_t skip = 0;
-        while (!text->len && skip < n && (piece[skip] == ' ' || piece[skip] == '\n'))
-            skip++;
-        buf_add(text, piece + skip, n - skip);
-        out->usage.generated++;
-        if (!first) {
-            first = clock_seconds();
-            out->usage.first_token_seconds = first - begun;
-        }
-        uint32_t next = (uint32_t)id;
-        if (q->token && n > skip && q->token(q->arg, piece + skip, n - skip))
-            out->cancelled = 1;
-        if (out->cancelled || (rc = session_append(r->timeline, &next, 1, options, e)))
-            break;
-    }
-    if (rc == ERR_CANCELLED) {
-        out->cancelled = 1;
-        rc = 0;
-    }
-    out->truncated = out->truncated && !out->cancelled;
-    out->usage.decode_seconds = first ? clock_seconds() - first : 0;
-    sampler_free(sampler);
-    return rc;
 }
 
 static int place_citation(struct reader *r, const struct cite_found *f, struct reader_citation *c,
@@ -178,7 +128,7 @@ static int answer(struct reader *r, const struct reader_question *q, struct canc
         out->usage.question = ids.n;
         rc = append_question(r, &ids, &options, e);
         if (!rc)
-            rc = decode(r, q, &options, &text, out, begun, e);
+            rc = reader_decode(r, q, &options, &text, out, begun, e);
         struct err second;
         if (rc && session_return(r->timeline, before, &second))
             r->in_conversation = 0;

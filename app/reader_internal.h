@@ -7,6 +7,7 @@
 
 #include "app/reader.h"
 #include "engine/base/buf.h"
+#include "engine/speculate.h"
 #include "engine/token/chat.h"
 #include "engine/token/tokenizer.h"
 #include "ingest/source_map.h"
@@ -57,6 +58,7 @@ struct reader {
     int remade;                /* from the text, for another model's tokenizer, and not yet read */
     struct session *timeline;
     struct session_mark *end; /* of the corpus, once it is read */
+    struct guesser *guesser;  /* of the timeline's tokens; NULL until an answer wants it */
     struct reader_saver saver;
     struct buf mapped, doubted; /* struct reader_mapped: of the running restore, of one without proof */
     int in_conversation, answer_ended;
@@ -132,6 +134,13 @@ void reader_save_last(struct reader *r);
  * a failure that is no miss is an error. */
 int reader_restore(struct reader *r, const struct progress *progress, struct cancel *cancel,
                    struct reader_usage *usage, struct err *e);
+
+/* ---- reader_decode.c ---- */
+
+/* Decodes behind the question until a stop token, max_tokens or the person ends it; text goes to `text` and
+ * to q->token. `begun`: when the question was asked. */
+int reader_decode(struct reader *r, const struct reader_question *q, const struct append_options *options,
+                  struct buf *text, struct reader_answer *out, double begun, struct err *e);
 
 /* ---- reader_read.c ---- */
 

@@ -106,9 +106,11 @@ json_t *reader_answer_json(const struct reader_answer *a)
     json_t *usage = json_pack("{s:I, s:I, s:I, s:I, s:s}", "restored", (json_int_t)u->restored, "prefilled",
                               (json_int_t)u->prefilled, "question", (json_int_t)u->question, "generated",
                               (json_int_t)u->generated, "proof", u->proof ? u->proof : "none");
-    json_t *timing = json_pack("{s:f, s:f, s:f, s:f}", "restore_seconds", u->restore_seconds,
-                               "first_token_seconds", u->first_token_seconds, "prefill_tokens_per_second",
-                               per_second(u->prefilled, u->prefill_seconds), "decode_tokens_per_second",
+    json_t *timing = json_pack("{s:f, s:f, s:f, s:f, s:f}", "tokens_per_pass",
+                               u->passes ? (double)u->appended / (double)u->passes : 0.0, "restore_seconds",
+                               u->restore_seconds, "first_token_seconds", u->first_token_seconds,
+                               "prefill_tokens_per_second", per_second(u->prefilled, u->prefill_seconds),
+                               "decode_tokens_per_second",
                                u->generated > 1 ? per_second(u->generated - 1, u->decode_seconds) : 0.0);
     return json_pack("{s:o, s:o, s:b, s:b, s:o, s:o, s:o}", "answer", text_json(a->text), "citations",
                      citations_json(a), "cancelled", a->cancelled, "truncated", a->truncated, "usage", usage,

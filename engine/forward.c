@@ -114,7 +114,7 @@ static int workspace_reserve(struct session *s, size_t pages, struct err *e)
         (attend_scratch_bytes(KV_PAGE, p->H / p->HK, p->D, s->watching ? cap : 0) + 63) / 64 * 64;
     w->lists = take_aligned(threads * cap, sizeof *w->lists);
     w->attend_scratch = take_aligned(threads, w->attend_bytes);
-    w->mass = s->watching ? take_aligned(p->HK * cap, sizeof(float)) : NULL;
+    w->mass = s->watching ? take_aligned(p->HK * SESSION_GUESSES * cap, sizeof(float)) : NULL;
     w->list_cap = cap;
     if (w->lists && w->attend_scratch && (w->mass || !s->watching))
         return 0;
@@ -309,6 +309,12 @@ static size_t streaming_list(const struct layer_job *j, size_t slot, size_t page
     return n;
 }
 
+/* [list_cap] sums of a head: of the whole chunk in row 0, or of guess t. */
+static float *mass_row(const struct session *s, size_t head, size_t t)
+{
+    return s->work.mass + (t * model_params(s->engine->model)->HK + head) * s->work.list_cap;
+}
+
 /* Task: one query tile (the chunk's tokens of one page) of one KV head; late pages, the longest, come first.
  */
 static void attend_tile(void *arg, int index, int thread)
@@ -328,24 +334,37 @@ static void attend_tile(void *arg, int index, int thread)
     struct attend_block *list = w->lists + (size_t)thread * w->list_cap;
     size_t n = retrieval ? retrieval_list(j, slot, page, list) : streaming_list(j, slot, page, q0, list);
     size_t column = (q0 - j->pos0) * p->H * p->D + head * G * p->D;
-    s->engine->kernels->attend(
-        &(struct attend_args){.q = w->q + column,
-                              .ldq = p->H * p->D,
-                              .out = w->attended + column,
-                              .ldout = p->H * p->D,
-                              .T = end - q0,
-                              .pos0 = q0,
-                              .G = G,
-                              .D = p->D,
-                              .scale = 1.0f / sqrtf((float)p->D),
-                              .blocks = list,
-                              .n_blocks = n,
-                              .streaming = !retrieval,
-                              .S = y->S,
-                              .R = y->R,
-                              .mass = s->watching && retrieval ? w->mass + head * w->list_cap : NULL,
-                              .scratch = w->attend_scratch + (size_t)thread * w->attend_bytes,
-                              .scratch_bytes = w->attend_bytes});
+    struct attend_args a = {.q = w->q + column,
+                            .ldq = p->H * p->D,
+                            .out = w->attended + column,
+                            .ldout = p->H * p->D,
+                            .T = end - q0,
+                            .pos0 = q0,
+                            .G = G,
+                            .D = p->D,
+                            .scale = 1.0f / sqrtf((float)p->D),
+                            .blocks = list,
+                            .n_blocks = n,
+                            .streaming = !retrieval,
+                            .S = y->S,
+                            .R = y->R,
+                            .mass = s->watching && retrieval ? mass_row(s, head, 0) : NULL,
+                            .scratch = w->attend_scratch + (size_t)thread * w->attend_bytes,
+                            .scratch_bytes = w->attend_bytes};
+    if (!s->guessing || !a.mass) {
+        s->engine->kernels->attend(&a);
+        return;
+    }
+    /* Which rows count is known when their logits are, so each has its own sums. */
+    size_t rows = a.T;
+    a.T = 1;
+    for (size_t t = 0; t < rows; t++) {
+        a.mass = mass_row(s, head, t);
+        s->engine->kernels->attend(&a);
+        a.q += a.ldq;
+        a.out += a.ldout;
+        a.pos0++;
+    }
 }
 
 /* What the layer's attention gave the chunk's last tokens, into their hashes. */
@@ -411,14 +430,21 @@ static void logits_of(struct session *s, const float *rows, size_t n, float *log
 static int report_logits(struct session *s, size_t T, const struct append_options *o, struct err *e)
 {
     const struct model_params *p = model_params(s->engine->model);
-    for (size_t t = 0; o && o->logits && t < T; t += LOGIT_ROWS) {
+    if (!o || !o->logits) {
+        logits_of(s, s->work.x + (T - 1) * p->C, 1, s->last_logits);
+        s->have_logits = 1;
+        return 0;
+    }
+    size_t last = 0;
+    for (size_t t = 0; t < T; t += LOGIT_ROWS) {
         size_t n = T - t < LOGIT_ROWS ? T - t : LOGIT_ROWS;
         logits_of(s, s->work.x + t * p->C, n, s->work.logits);
         for (size_t i = 0; i < n; i++)
             if (o->logits(o->arg, s->position + t + i, s->work.logits + i * p->V))
                 return err_set(e, ERR_CANCELLED, "stopped by the reader of the logits");
+        last = n - 1;
     }
-    logits_of(s, s->work.x + (T - 1) * p->C, 1, s->last_logits);
+    memcpy(s->last_logits, s->work.logits + last * p->V, p->V * sizeof(float));
     s->have_logits = 1;
     return 0;
 }
@@ -440,7 +466,7 @@ int forward_chunk(struct session *s, const uint32_t *ids, size_t T, const struct
         return rc;
     cache_ring_advance(&s->cache, j.last_page);
     if (s->watching)
-        memset(s->work.mass, 0, p->HK * s->work.list_cap * sizeof(float));
+        memset(s->work.mass, 0, (s->guessing ? T : 1) * p->HK * s->work.list_cap * sizeof(float));
     g->kernels->embed(&(struct embed_args){.pool = g->pool,
                                            .type = m->embed_type,
                                            .raw = m->embed,
@@ -482,7 +508,7 @@ void forward_commit(struct session *s, size_t T)
     if (s->watching && s->mass_total && y->HR) {
         const struct model_params *p = model_params(s->engine->model);
         double share = 1.0 / ((double)y->HR * (double)(p->H / p->HK));
-        for (size_t h = 0; h < p->HK; h++)
+        for (size_t h = 0; h < p->HK * (s->guessing ? T : 1); h++) /* row by row */
             for (size_t page = 0; page <= (s->position + T - 1) / KV_PAGE && page < s->mass_pages; page++)
                 s->mass_total[page] += share * (double)s->work.mass[h * s->work.list_cap + page];
     }

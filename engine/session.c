@@ -136,6 +136,63 @@ int session_append(struct session *s, const uint32_t *ids, size_t n, const struc
     return rc;
 }
 
+/* What the rows of a pass of guesses were found to be. */
+struct trial {
+    const struct session *s;
+    size_t n, kept;
+    int ended;
+    int (*right)(void *arg, size_t i, const float *logits);
+    void *arg;
+};
+
+static int try_row(void *arg, size_t position, const float *row)
+{
+    struct trial *t = arg;
+    size_t i = position - t->s->position;
+    if (t->ended)
+        return 0;
+    t->kept = i + 1;
+    t->ended = i + 1 == t->n || !t->right(t->arg, i, row);
+    return 0;
+}
+
+int session_append_guesses(struct session *s, const uint32_t *ids, size_t n,
+                           const struct append_options *options,
+                           int (*right)(void *arg, size_t i, const float *logits), void *arg, size_t *kept,
+                           struct err *e)
+{
+    size_t room = KV_PAGE - s->position % KV_PAGE, V = model_params(s->engine->model)->V;
+    *kept = 0;
+    if (n < 1 || n > SESSION_GUESSES)
+        return err_set(e, ERR_USAGE, "%zu tokens in a pass of guesses", n);
+    n = n < room ? n : room;
+    if (n == 1) {
+        int rc = session_append(s, ids, 1, options, e);
+        *kept = !rc;
+        return rc;
+    }
+    if (!s->cache.layout) /* see session_append */
+        return err_memory(e, "the KV cache");
+    int rc = check_ids(s, ids, n, e);
+    if (!rc)
+        rc = session_reserve(s, s->position + n, e);
+    if (rc)
+        return rc;
+    struct trial trial = {.s = s, .n = n, .right = right, .arg = arg};
+    struct append_options o = {.cancel = options ? options->cancel : NULL, .logits = try_row, .arg = &trial};
+    s->guessing = 1;
+    rc = forward_chunk(s, ids, n, &o, e);
+    if (!rc) {
+        memcpy(s->last_logits, s->work.logits + (trial.kept - 1) * V, V * sizeof(float));
+        forward_commit(s, trial.kept);
+        memcpy(s->tokens + s->position, ids, trial.kept * sizeof *ids);
+        s->position += trial.kept;
+        *kept = trial.kept;
+    }
+    s->guessing = 0;
+    return rc;
+}
+
 int session_watch(struct session *s, int on, struct err *e)
 {
     s->watching = on;

@@ -114,6 +114,20 @@ struct append_options {
 int session_append(struct session *s, const uint32_t *ids, size_t n, const struct append_options *options,
                    struct err *e);
 
+enum { SESSION_GUESSES = 4 }; /* tokens of session_append_guesses, at most */
+
+/* Appends ids[0] and tries ids[1..n), guesses of what follows it, in the same pass (n <= SESSION_GUESSES).
+ * right(arg, i, logits of ids[i]) says whether ids[i+1] follows indeed; it is asked in order, for i < n - 1,
+ * until it says 0. *kept (>= 1) tokens stay: the timeline, its logits and its attention sums are then what
+ * appending them one by one gives, bit for bit. Guesses past the end of a page are not tried. Of the options
+ * progress and cancel count. On failure *kept is 0 and the timeline is as it was; `right` may have been
+ * asked.
+ */
+int session_append_guesses(struct session *s, const uint32_t *ids, size_t n,
+                           const struct append_options *options,
+                           int (*right)(void *arg, size_t i, const float *logits), void *arg, size_t *kept,
+                           struct err *e);
+
 /* Logits [V] of the last token, or NULL before any (borrowed until the next change). */
 const float *session_logits(const struct session *s);
 

@@ -10,9 +10,11 @@
 #include "engine/model/rope_table.h"
 #include "engine/session.h"
 #include "engine/token/tokenizer.h"
+#include "kernels/device.h"
 
 _Static_assert((int)KV_PAGE == (int)KV_PAGE_TOKENS, "page size");
 _Static_assert((int)KV_BLOCK == (int)CACHE_BLOCK_PAGES * (int)KV_PAGE_TOKENS, "block size");
+_Static_assert((int)SESSION_GUESSES <= (int)DEVICE_DECODE_T, "a decode step takes a token and its guesses");
 _Static_assert((int)KV_CHUNK == (int)CACHE_CHUNK, "chunk size");
 
 struct engine {
@@ -44,7 +46,7 @@ struct workspace {
     size_t attend_bytes;        /* of each */
     struct attend_block *lists; /* [threads][list_cap] */
     size_t list_cap;
-    float *mass; /* [HK][list_cap], while watched */
+    float *mass; /* [SESSION_GUESSES][HK][list_cap], while watched; row 0 alone but for guesses */
 };
 
 enum { LOGIT_ROWS = 16 };
@@ -64,6 +66,7 @@ struct session {
     /* A hash over all layers of what attention gave each of the last tokens, at position % 8: the finest
      * sign of a changed key or value, before later roundings can swallow it. _now: of the present chunk. */
     uint64_t witness[CACHE_REPLAY], witness_now[CACHE_REPLAY];
+    int guessing;      /* the pass is of a token and guesses: attention is summed row by row */
     int proving;       /* the pass repeats a stored token: blocks are compared, not written */
     int proof_differs; /* a packed page came out with other bytes */
 };
