@@ -50,6 +50,7 @@ enum card_work {
     CARD_VERIFY,
     CARD_SELECTION,
     CARD_RESTORE,
+    CARD_ENGINE,
     CARD_WORKS
 };
 
@@ -124,6 +125,7 @@ void card_result_fini(struct card_result *r);
 
 struct card_run {
     struct device *d;
+    const char *device, *library; /* as it was opened */
     const struct card_shape *shape;
     size_t chunk;
     const double *limits; /* [CARD_LIMIT_KINDS] */

@@ -203,11 +203,14 @@ int card_measure(struct card_run *run, const struct card_plan *p, struct err *e)
         [CARD_CAPACITY] = card_measure_capacity,
         [CARD_VERIFY] = card_measure_verify,
         [CARD_SELECTION] = card_measure_selection,
+        [CARD_RESTORE] = card_measure_restore,
+        [CARD_ENGINE] = card_measure_engine,
     };
     const struct device_ops *ops = run->d->ops;
     if (!measures[p->work])
         return err_set(e, ERR_UNSUPPORTED, "nothing measures that");
-    int needs_weights = *p->weights != 0, reads = p->work == CARD_PREFILL || p->work == CARD_CAPACITY;
+    int needs_weights = *p->weights != 0,
+        reads = p->work == CARD_PREFILL || p->work == CARD_CAPACITY || p->work >= CARD_RESTORE;
     int steps = p->work != CARD_PREFILL && p->work != CARD_PREFILL_ATTENTION && p->work != CARD_LINEAR;
     if ((needs_weights && (!ops->linear || !ops->weight_random)) || (steps && !ops->attend_decode) ||
         ((reads || p->work == CARD_PREFILL_ATTENTION) && !ops->attend_prefill) ||

@@ -45,6 +45,8 @@ int card_measure_selection(struct card_run *run, const struct card_plan *p, stru
 int card_measure_prefill(struct card_run *run, const struct card_plan *p, struct err *e);
 int card_measure_prefill_attention(struct card_run *run, const struct card_plan *p, struct err *e);
 int card_measure_capacity(struct card_run *run, const struct card_plan *p, struct err *e);
+int card_measure_restore(struct card_run *run, const struct card_plan *p, struct err *e);
+int card_measure_engine(struct card_run *run, const struct card_plan *p, struct err *e);
 
 /* Wall-clock ms of `n` steps from `position` on, each waited for as an answer's tokens are, after `warm`. */
 int card_time_steps(struct card_model *m, struct device_graph *g, uint64_t position, uint32_t T,

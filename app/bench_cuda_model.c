@@ -353,8 +353,7 @@ static int make_heads(struct card_model *m, struct err *e)
     return 0;
 }
 
-/* One block of made-up records and summaries. */
-static uint8_t *make_block(const struct device_kv *kv)
+uint8_t *card_made_up_block(const struct device_kv *kv)
 {
     uint64_t state = 4242;
     size_t n = DEVICE_BLOCK_PAGES * kv->HR;
@@ -421,7 +420,7 @@ int card_model_kv(struct card_model *m, int kv_format, uint64_t tokens, int past
     struct device_kv *kv = &m->kv;
     uint64_t n = blocks_of(tokens);
     uint64_t *addresses = calloc(n ? n : 1, sizeof *addresses), *on_device = NULL;
-    uint8_t *block = past && kv->HR ? make_block(kv) : NULL;
+    uint8_t *block = past && kv->HR ? card_made_up_block(kv) : NULL;
     int rc = !addresses || (past && kv->HR && !block) ? err_memory(e, "a block") : 0;
     if (!rc)
         rc = make_heads(m, e);

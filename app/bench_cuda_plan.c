@@ -50,6 +50,8 @@ static const struct card_plan plans[] = {
     {CARD_CAPACITY, "w8", KV_RAW, 1, {0}, 0, 2, 0},
     {CARD_VERIFY, "w8", KV_4, -1, {128 * K, M}, 0, 4, 1},
     {CARD_SELECTION, "w8", KV_4, -1, {M, MILLIONS_3_3}, 0, 5, 1},
+    {CARD_ENGINE, "w8", KV_4, -1, {128 * K}, 0, 10, 1},
+    {CARD_RESTORE, "w8", KV_4, -1, {M}, 0, 8, 1},
     {CARD_PREFILL, "w8", KV_4, -1, {128 * K, 320 * K}, 1, 40, 1},
     {CARD_PREFILL, "w8", KV_RAW, 1, {128 * K, 320 * K}, 1, 70, 1},
     {CARD_PREFILL, "w8", KV_4, -1, {128 * K, 320 * K, 512 * K, M}, 2, 300, 1},
@@ -70,6 +72,7 @@ const char *card_work_name(enum card_work w)
         [CARD_PREFILL] = "prefill",     [CARD_PREFILL_ATTENTION] = "prefill-attention",
         [CARD_CAPACITY] = "capacity",   [CARD_VERIFY] = "verify",
         [CARD_SELECTION] = "selection", [CARD_RESTORE] = "restore",
+        [CARD_ENGINE] = "engine",
     };
     return names[w];
 }

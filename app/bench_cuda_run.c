@@ -96,8 +96,14 @@ static int child(const struct card_options *o, const struct card_result *r, size
     if (!(limits[DEVICE_LIMIT_READ] > 0))
         send_limits(d, fd, limits);
     size_t chunk = o->chunk ? o->chunk : DEVICE_CHUNK_T;
-    struct card_run run = {
-        .d = d, .shape = o->shape, .chunk = chunk, .limits = limits, .emit = emit, .arg = &fd};
+    struct card_run run = {.d = d,
+                           .device = o->device,
+                           .library = o->library,
+                           .shape = o->shape,
+                           .chunk = chunk,
+                           .limits = limits,
+                           .emit = emit,
+                           .arg = &fd};
     for (size_t i = first; i < o->n_plans; i++) {
         if (!card_plan_wanted(&o->plans[i], o))
             continue;

@@ -127,6 +127,8 @@ static const struct card_plan every[] = {
     {CARD_CAPACITY, "w8", KV_4, -1, {4096}, 0, 1, 0},
     {CARD_VERIFY, "w8", KV_4, -1, {1024}, 0, 1, 0},
     {CARD_SELECTION, "w8", KV_4, -1, {16384}, 0, 1, 0},
+    {CARD_ENGINE, "w8", KV_4, -1, {256}, 0, 1, 0},
+    {CARD_RESTORE, "w8", KV_4, -1, {4096}, 0, 1, 0},
 };
 enum { EVERY = sizeof every / sizeof every[0] };
 
@@ -198,6 +200,8 @@ static void every_measure_runs(void **state)
     assert_int_equal(rows_of(&r, "capacity"), 1);
     assert_int_equal(rows_of(&r, "verify"), 4);
     assert_int_equal(rows_of(&r, "selection"), 1);
+    assert_int_equal(rows_of(&r, "engine"), 2);
+    assert_int_equal(rows_of(&r, "restore"), 2);
     assert_ptr_equal(card_full(&r, &r.rows[1]), &r.rows[0]); /* raw, all heads, 1,024 tokens */
     assert_null(card_full(&r, &r.rows[2]));
     check_texts(&r);

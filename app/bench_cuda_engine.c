@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench_cuda_engine.c - measures through engine/device itself: a session that reads and answers, and one that
+ * is brought back from host memory. The engine opens the card a second time; plans give all memory back. */
+#include "app/bench_cuda_measure.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/pool.h"
+#include "engine/device/device_engine.h"
+#include "engine/session.h"
+
+struct through {
+    struct cache_layout layout;
+    struct device_engine *g;
+    struct device_session *s;
+    struct pool *pool;
+    uint32_t *ids; /* [chunk] */
+};
+
+static int make_layout(struct card_run *run, const struct card_plan *p, struct cache_layout *y, struct err *e)
+{
+    const struct card_shape *s = run->shape;
+    uint8_t *retrieval = calloc(s->L * s->HK, 1);
+    if (!retrieval)
+        return err_memory(e, "the heads");
+    for (size_t l = 0; l < s->L; l++)
+        memset(retrieval + l * s->HK, 1, card_shape_retrieval(s, card_plan_share(p, s), l));
+    int rc = cache_layout_init(y, s->L, s->HK, s->D, 64, 256, p->kv, retrieval, e);
+    free(retrieval);
+    return rc;
+}
+
+static int open_through(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+{
+    const struct card_shape *s = run->shape;
+    struct device_shape shape = {s->name,
+                                 s->L,
+                                 s->C,
+                                 s->H,
+                                 s->HK,
+                                 s->D,
+                                 s->F,
+                                 s->V,
+                                 1e-5f,
+                                 s->rope_base,
+                                 s->halves ? ROPE_HALVES : ROPE_PAIRS,
+                                 s->qkv_bias};
+    struct device_options o = {.device = run->device,
+                               .library = run->library,
+                               .weights = card_weight_format(s, p->weights),
+                               .context = p->contexts[0] + KV_BLOCK,
+                               .chunk = run->chunk};
+    memset(t, 0, sizeof *t);
+    int rc = make_layout(run, p, &t->layout, e);
+    if (!rc)
+        rc = device_engine_open_shape(&t->g, &o, &shape, &t->layout, 1, e);
+    if (!rc)
+        rc = pool_create(&t->pool, 0, e);
+    if (!rc && !(t->ids = calloc(run->chunk, sizeof *t->ids)))
+        rc = err_memory(e, "token ids");
+    return rc;
+}
+
+static void close_through(struct through *t)
+{
+    device_session_free(t->s);
+    device_engine_close(t->g);
+    pool_free(t->pool);
+    cache_layout_fini(&t->layout);
+    free(t->ids);
+}
+
+static uint64_t taken(const struct through *t)
+{
+    return device_engine_weight_bytes(t->g) + device_engine_work_bytes(t->g) +
+           device_session_card_bytes(t->s);
+}
+
+static uint64_t past_bytes(const struct through *t, uint64_t position)
+{
+    struct card_model m = {.kv = *device_session_kv(t->s)};
+    return card_past_bytes(&m, position);
+}
+
+/* A page of steps, each token the answer to the one before. */
+static int steps_row(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+{
+    struct card_row row;
+    struct card_samples wall = {0};
+    uint32_t id = 1;
+    struct device_pass pass = {.best = &id};
+    uint64_t position = device_session_position(t->s);
+    int rc = 0;
+    for (int i = 0; i < KV_PAGE_TOKENS && !rc; i++) {
+        uint32_t last = id % (uint32_t)run->shape->V;
+        double begun = clock_seconds();
+        rc = device_session_pass(t->s, &last, 1, &pass, e);
+        if (i >= 4) /* the first ones record the step */
+            card_sample(&wall, (clock_seconds() - begun) * 1e3);
+    }
+    if (rc)
+        return rc;
+    card_row_begin(&row, run, p, position);
+    card_row_samples(&row, &wall);
+    row.bytes = (double)(device_engine_step_bytes(t->g) + past_bytes(t, position));
+    row.limit = run->limits[DEVICE_LIMIT_READ];
+    row.tokens_a_second = 1e3 / row.ms;
+    row.memory = (double)taken(t);
+    snprintf(row.note, sizeof row.note, "decode through the engine");
+    run->emit(run, &row);
+    return 0;
+}
+
+/* ---- reading and answering -------------------------------------------------------------------------------
+ */
+
+static int read_row(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+{
+    struct card_row row;
+    struct device_pass pass = {0};
+    uint64_t n = p->contexts[0], state = 5;
+    int rc = device_session_reserve(t->s, n, e);
+    double begun = clock_seconds();
+    while (!rc && device_session_position(t->s) < n) {
+        size_t T = device_session_next(t->s, n - device_session_position(t->s), 0);
+        for (size_t i = 0; i < T; i++) {
+            state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+            t->ids[i] = (uint32_t)((state >> 33) % run->shape->V);
+        }
+        rc = device_session_pass(t->s, t->ids, T, &pass, e);
+    }
+    if (rc)
+        return rc;
+    double seconds = clock_seconds() - begun;
+    card_row_begin(&row, run, p, n);
+    row.T = (uint32_t)device_engine_chunk(t->g);
+    row.n = 1;
+    row.ms = row.low = row.high = seconds * 1e3;
+    row.flops = card_shape_flops(run->shape) * (double)n +
+                card_attention_flops(run->shape, card_plan_share(p, run->shape), 0, n);
+    row.limit = run->limits[strcmp(p->weights, "fp8") ? DEVICE_LIMIT_F16 : DEVICE_LIMIT_FP8];
+    row.tokens_a_second = (double)n / seconds;
+    row.memory = (double)taken(t);
+    snprintf(row.note, sizeof row.note, "prefill through the engine");
+    run->emit(run, &row);
+    return 0;
+}
+
+int card_measure_engine(struct card_run *run, const struct card_plan *p, struct err *e)
+{
+    struct through t;
+    int rc = open_through(run, p, &t, e);
+    if (!rc)
+        rc = device_session_create(&t.s, t.g, e);
+    if (!rc)
+        rc = read_row(run, p, &t, e);
+    if (!rc)
+        rc = steps_row(run, p, &t, e);
+    close_through(&t);
+    return rc;
+}
+
+/* ---- brought back ----------------------------------------------------------------------------------------
+ */
+
+/* Up to a gigabyte of blocks in ordinary host memory, as a mapped file that is cached. */
+static uint8_t *make_source(const struct device_kv *kv, size_t blocks, size_t *n)
+{
+    size_t most = ((size_t)1 << 30) / kv->block_bytes;
+    *n = blocks < most || !most ? (blocks && most ? blocks : 1) : most;
+    uint8_t *block = card_made_up_block(kv), *all = malloc(*n * kv->block_bytes);
+    for (size_t i = 0; block && all && i < *n; i++)
+        memcpy(all + i * kv->block_bytes, block, kv->block_bytes);
+    if (!block) {
+        free(all);
+        all = NULL;
+    }
+    free(block);
+    return all;
+}
+
+static int restore(struct through *t, const uint8_t *source, size_t n, size_t blocks, struct err *e)
+{
+    size_t bytes = device_session_kv(t->s)->block_bytes;
+    int rc = device_session_reserve(t->s, (blocks + 1) * KV_BLOCK, e);
+    for (size_t b = 0; b < blocks && !rc; b++)
+        rc = device_session_put_block(t->s, source + b % n * bytes, t->pool, e);
+    return rc;
+}
+
+static int restore_row(struct card_run *run, const struct card_plan *p, struct through *t,
+                       const uint8_t *source, size_t n, struct err *e)
+{
+    struct card_row row;
+    uint32_t id = 1;
+    struct device_pass pass = {.best = &id};
+    size_t blocks = (size_t)(p->contexts[0] / KV_BLOCK);
+    double begun = clock_seconds();
+    int rc = restore(t, source, n, blocks, e);
+    if (!rc)
+        rc = device_session_put_finish(t->s, e);
+    double there = clock_seconds() - begun;
+    if (!rc)
+        rc = device_session_pass(t->s, &(uint32_t){1}, 1, &pass, e);
+    double token = clock_seconds() - begun;
+    if (rc)
+        return rc;
+    card_row_begin(&row, run, p, p->contexts[0]);
+    row.n = 1;
+    row.ms = row.low = row.high = there * 1e3;
+    row.bytes = (double)blocks * (double)device_session_kv(t->s)->block_bytes;
+    row.limit = run->limits[DEVICE_LIMIT_TO_CARD];
+    row.memory = (double)taken(t);
+    snprintf(row.note, sizeof row.note,
+             "out of ordinary host memory, memory on the card taken meanwhile; first token after %.3f s",
+             token);
+    run->emit(run, &row);
+    return 0;
+}
+
+int card_measure_restore(struct card_run *run, const struct card_plan *p, struct err *e)
+{
+    struct through t;
+    uint8_t *source = NULL;
+    size_t n = 0;
+    int rc = open_through(run, p, &t, e);
+    if (!rc)
+        rc = device_session_create(&t.s, t.g, e);
+    if (!rc && !(source = make_source(device_session_kv(t.s), (size_t)(p->contexts[0] / KV_BLOCK), &n)))
+        rc = err_memory(e, "blocks to bring back");
+    if (!rc)
+        rc = restore_row(run, p, &t, source, n, e);
+    if (!rc)
+        rc = steps_row(run, p, &t, e);
+    close_through(&t);
+    free(source);
+    return rc;
+}
