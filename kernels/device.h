@@ -195,6 +195,7 @@ struct device_attend_decode_args {
     size_t ldout;
     float *mass; /* [16 * cap_blocks] or NULL: += each page's share of the softmax, summed over this layer's
                   * retrieval heads, their G query heads and the T rows */
+    size_t mass_stride; /* 0, or >= 16 * cap_blocks: row t adds to mass + t * mass_stride instead */
     const struct device_page_list *list; /* host struct or NULL: all pages */
     /* Both or neither, without `list`: a dense step that also tells what a list would have seen. visited[0]
      * += the share of the softmax on its pages and the own page, visited[1] += on all; summed as mass is. */

@@ -33,6 +33,8 @@ static struct device_ops make(void)
     t.argmax = cuda_argmax;
     t.attend_prefill_scratch_bytes = cuda_attend_prefill_scratch_bytes;
     t.attend_prefill = cuda_attend_prefill;
+    t.attend_decode_scratch_bytes = cuda_attend_decode_scratch_bytes;
+    t.attend_decode = cuda_attend_decode;
     return t;
 }
 

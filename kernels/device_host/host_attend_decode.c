@@ -222,8 +222,8 @@ static size_t streaming_blocks(const struct job *j, size_t head)
     return n;
 }
 
-/* The shares of a retrieval head's blocks to who asked for them. */
-static void add_shares(const struct job *j, size_t slot, size_t n)
+/* Row t's shares of a retrieval head's blocks to who asked for them. */
+static void add_shares(const struct job *j, size_t slot, size_t n, size_t t)
 {
     const struct device_page_list *audit = j->a->audit;
     size_t at = 0;
@@ -231,7 +231,7 @@ static void add_shares(const struct job *j, size_t slot, size_t n)
         size_t page = i + 1 < n ? visit(j, slot, i) : j->own;
         float share = j->room.shares[i];
         if (j->a->mass)
-            j->a->mass[page] += share;
+            j->a->mass[t * j->a->mass_stride + page] += share;
         if (!audit)
             continue;
         while (at < audit->counts[slot] && audit->pages[slot * audit->stride + at] < page)
@@ -242,34 +242,43 @@ static void add_shares(const struct job *j, size_t slot, size_t n)
     }
 }
 
-static void attend_head(const struct job *j, size_t head)
+/* Rows [t, t + T) of a head over n blocks. */
+static void attend_rows(const struct job *j, size_t head, size_t n, size_t t, size_t T, float *shares)
 {
-    const struct device_attend_decode_args *a = j->a;
     size_t D = j->kv->D, G = j->G, heads = j->kv->H + j->kv->HK;
-    size_t kv_head = j->kv->heads_host[a->layer * j->kv->HK + head];
-    size_t n = head < j->hr ? retrieval_blocks(j, head) : streaming_blocks(j, head);
-    int shares = head < j->hr && (a->mass || a->audit);
-    if (shares)
-        memset(j->room.shares, 0, n * sizeof(float));
-    j->k->attend(&(struct attend_args){.q = j->room.qk + kv_head * G * D,
+    size_t kv_head = j->kv->heads_host[j->a->layer * j->kv->HK + head];
+    j->k->attend(&(struct attend_args){.q = j->room.qk + (t * heads + kv_head * G) * D,
                                        .ldq = heads * D,
-                                       .out = j->room.out,
+                                       .out = j->room.out + t * G * D,
                                        .ldout = G * D,
-                                       .T = j->T,
-                                       .pos0 = j->pos,
+                                       .T = T,
+                                       .pos0 = j->pos + t,
                                        .G = G,
                                        .D = D,
-                                       .scale = a->scale,
+                                       .scale = j->a->scale,
                                        .blocks = j->room.blocks,
                                        .n_blocks = n,
                                        .streaming = head >= j->hr,
                                        .S = j->kv->S,
                                        .R = j->kv->R,
-                                       .mass = shares ? j->room.shares : NULL,
+                                       .mass = shares,
                                        .scratch = j->room.attend,
                                        .scratch_bytes = j->room.attend_bytes});
-    if (shares)
-        add_shares(j, head, n);
+}
+
+static void attend_head(const struct job *j, size_t head)
+{
+    const struct device_attend_decode_args *a = j->a;
+    size_t D = j->kv->D, G = j->G, kv_head = j->kv->heads_host[a->layer * j->kv->HK + head];
+    size_t n = head < j->hr ? retrieval_blocks(j, head) : streaming_blocks(j, head);
+    if (head < j->hr && (a->mass || a->audit))
+        for (size_t t = 0; t < j->T; t++) {
+            memset(j->room.shares, 0, n * sizeof(float));
+            attend_rows(j, head, n, t, 1, j->room.shares);
+            add_shares(j, head, n, t);
+        }
+    else
+        attend_rows(j, head, n, 0, j->T, NULL);
     for (size_t t = 0; t < j->T; t++) {
         float *row = j->room.out + t * G * D;
         for (size_t i = 0; i < G * D; i++)

@@ -122,6 +122,11 @@ static uint8_t *block_at(const struct world *w, size_t block)
     return w->slab + (w->kv.cap_blocks - 1 - block) * stride;
 }
 
+static size_t mass_bytes(const struct world *w)
+{
+    return ROWS * w->kv.cap_blocks * 16 * sizeof(float);
+}
+
 static void world_buffers(struct world *w)
 {
     struct device_kv *kv = &w->kv;
@@ -146,7 +151,7 @@ static void world_buffers(struct world *w)
     w->step = take(d, sizeof *w->step);
     w->qkv = take(d, ROWS * (heads * kv->D + 7) * sizeof(float));
     w->out = take(d, ROWS * (kv->H * kv->D + 8) * 2);
-    w->mass = take(d, kv->cap_blocks * 16 * sizeof(float));
+    w->mass = take(d, mass_bytes(w));
     w->visited = take(d, 2 * sizeof(float));
     w->failed = take(d, 4);
     w->list_pages = take(d, w->s.HK * (w->tokens / PAGE) * 4);
@@ -242,7 +247,7 @@ struct call {
     const float *qkv;      /* [T][ldqkv] */
     const uint32_t *pages; /* of a list or an audit: [HK][n_pages] */
     size_t n_pages;
-    int list, audit, mass;
+    int list, audit, mass; /* mass 2: a row apart */
     enum rope_kind kind;
 };
 
@@ -272,7 +277,7 @@ static void prepare(struct world *w, const struct call *c)
     put(w->d, w->step, &step, sizeof step);
     put(w->d, w->qkv, c->qkv, c->T * ldqkv(w) * sizeof(float));
     w->d->ops->fill(w->d, DEVICE_COMPUTE, w->out, 0xff, ROWS * (w->kv.H * w->s.D + 8) * 2);
-    w->d->ops->fill(w->d, DEVICE_COMPUTE, w->mass, 0, w->kv.cap_blocks * 16 * sizeof(float));
+    w->d->ops->fill(w->d, DEVICE_COMPUTE, w->mass, 0, mass_bytes(w));
     w->d->ops->fill(w->d, DEVICE_COMPUTE, w->visited, 0, 2 * sizeof(float));
     w->d->ops->fill(w->d, DEVICE_COMPUTE, w->failed, 0, 4);
     w->d->ops->fill(w->d, DEVICE_COMPUTE, w->scratch, 0xff, w->scratch_bytes);
@@ -288,24 +293,25 @@ static void prepare(struct world *w, const struct call *c)
 static void decode(struct world *w, const struct call *c)
 {
     struct device_page_list list = {.pages = w->list_pages, .counts = w->list_counts, .stride = c->n_pages};
-    w->d->ops->attend_decode(w->d,
-                             &(struct device_attend_decode_args){.kv = &w->kv,
-                                                                 .layer = c->layer,
-                                                                 .qkv = w->qkv,
-                                                                 .ldqkv = ldqkv(w),
-                                                                 .step = w->step,
-                                                                 .T = c->T,
-                                                                 .rope = rope_of(w, c, w->steps_d),
-                                                                 .scale = 1 / sqrtf((float)w->s.D),
-                                                                 .out = w->out,
-                                                                 .ldout = w->kv.H * w->s.D + 8,
-                                                                 .mass = c->mass ? w->mass : NULL,
-                                                                 .list = c->list ? &list : NULL,
-                                                                 .audit = c->audit ? &list : NULL,
-                                                                 .visited = c->audit ? w->visited : NULL,
-                                                                 .failed = w->failed,
-                                                                 .scratch = w->scratch,
-                                                                 .scratch_bytes = w->scratch_bytes});
+    w->d->ops->attend_decode(
+        w->d, &(struct device_attend_decode_args){.kv = &w->kv,
+                                                  .layer = c->layer,
+                                                  .qkv = w->qkv,
+                                                  .ldqkv = ldqkv(w),
+                                                  .step = w->step,
+                                                  .T = c->T,
+                                                  .rope = rope_of(w, c, w->steps_d),
+                                                  .scale = 1 / sqrtf((float)w->s.D),
+                                                  .out = w->out,
+                                                  .ldout = w->kv.H * w->s.D + 8,
+                                                  .mass = c->mass ? w->mass : NULL,
+                                                  .mass_stride = c->mass == 2 ? w->kv.cap_blocks * 16 : 0,
+                                                  .list = c->list ? &list : NULL,
+                                                  .audit = c->audit ? &list : NULL,
+                                                  .visited = c->audit ? w->visited : NULL,
+                                                  .failed = w->failed,
+                                                  .scratch = w->scratch,
+                                                  .scratch_bytes = w->scratch_bytes});
 }
 
 /* Raw bits of the answer, [T][H * D]; the caller frees. Columns beyond are untouched. */
@@ -332,12 +338,12 @@ static struct answer run(struct world *w, const struct call *c)
     settle(w->d);
     uint16_t *bits = bits_of(w, c);
     y.out = malloc(c->T * n * sizeof(float));
-    y.mass = malloc(w->kv.cap_blocks * 16 * sizeof(float));
+    y.mass = malloc(mass_bytes(w));
     assert_true(y.out && y.mass);
     for (size_t i = 0; i < c->T * n; i++)
         y.out[i] = half_to_float(bits[i]);
     free(bits);
-    get(w->d, y.mass, w->mass, w->kv.cap_blocks * 16 * sizeof(float));
+    get(w->d, y.mass, w->mass, mass_bytes(w));
     get(w->d, y.visited, w->visited, sizeof y.visited);
     get(w->d, &y.failed, w->failed, 4);
     return y;
@@ -423,7 +429,7 @@ static void gather(struct world *w, struct pages *p, const struct call *c, size_
 
 /* Adds a head's shares to the expected mass and audit. */
 static void expect_shares(const struct world *w, const struct call *c, const struct pages *p, size_t slot,
-                          const float *shares, struct answer *y)
+                          const float *shares, size_t t, struct answer *y)
 {
     size_t n_list = c->n_pages > slot ? c->n_pages - slot : 0;
     for (size_t b = 0; b < p->n; b++) {
@@ -431,17 +437,16 @@ static void expect_shares(const struct world *w, const struct call *c, const str
         int on = page == c->pos / PAGE;
         for (size_t i = 0; c->audit && i < n_list; i++)
             on |= c->pages[slot * c->n_pages + i] == page;
-        y->mass[page] += shares[b];
+        y->mass[(c->mass == 2 ? t * w->kv.cap_blocks * 16 : 0) + page] += shares[b];
         y->visited[0] += on ? shares[b] : 0;
         y->visited[1] += shares[b];
     }
-    (void)w;
 }
 
 static struct answer expected(struct world *w, const struct call *c)
 {
     size_t D = w->s.D, G = w->s.G, H = w->kv.H, n_pages = c->pos / PAGE + 1;
-    struct answer y = {.out = malloc(c->T * H * D * sizeof(float)), .mass = calloc(w->kv.cap_blocks * 16, 4)};
+    struct answer y = {.out = malloc(c->T * H * D * sizeof(float)), .mass = calloc(1, mass_bytes(w))};
     float *q = rotated(w, c), *shares = malloc(n_pages * sizeof(float));
     struct pages p = {.bytes = aligned_zero(n_pages * w->kv.raw_bytes),
                       .blocks = malloc(n_pages * sizeof *p.blocks)};
@@ -452,26 +457,28 @@ static struct answer expected(struct world *w, const struct call *c)
         int streaming = slot >= w->s.hr[c->layer];
         size_t head = w->heads[c->layer * w->s.HK + slot];
         gather(w, &p, c, slot, streaming);
-        memset(shares, 0, n_pages * sizeof(float));
-        kernels_get("ref")->attend(&(struct attend_args){.q = q + head * G * D,
-                                                         .ldq = H * D,
-                                                         .out = y.out + head * G * D,
-                                                         .ldout = H * D,
-                                                         .T = c->T,
-                                                         .pos0 = c->pos,
-                                                         .G = G,
-                                                         .D = D,
-                                                         .scale = 1 / sqrtf((float)D),
-                                                         .blocks = p.blocks,
-                                                         .n_blocks = p.n,
-                                                         .streaming = streaming,
-                                                         .S = w->s.S,
-                                                         .R = w->s.R,
-                                                         .mass = shares,
-                                                         .scratch = scratch,
-                                                         .scratch_bytes = bytes});
-        if (!streaming)
-            expect_shares(w, c, &p, slot, shares, &y);
+        for (size_t t = 0; t < c->T; t++) {
+            memset(shares, 0, n_pages * sizeof(float));
+            kernels_get("ref")->attend(&(struct attend_args){.q = q + (t * H + head * G) * D,
+                                                             .ldq = H * D,
+                                                             .out = y.out + (t * H + head * G) * D,
+                                                             .ldout = H * D,
+                                                             .T = 1,
+                                                             .pos0 = c->pos + t,
+                                                             .G = G,
+                                                             .D = D,
+                                                             .scale = 1 / sqrtf((float)D),
+                                                             .blocks = p.blocks,
+                                                             .n_blocks = p.n,
+                                                             .streaming = streaming,
+                                                             .S = w->s.S,
+                                                             .R = w->s.R,
+                                                             .mass = shares,
+                                                             .scratch = scratch,
+                                                             .scratch_bytes = bytes});
+            if (!streaming)
+                expect_shares(w, c, &p, slot, shares, t, &y);
+        }
     }
     free(q);
     free(shares);
@@ -608,7 +615,7 @@ static void check(struct world *w, const struct call *c)
             assert_closed(w, c, slot);
     }
     if (c->mass)
-        for (size_t p = 0; p < w->kv.cap_blocks * 16; p++)
+        for (size_t p = 0; p < mass_bytes(w) / 4; p++)
             assert_true(fabsf(got.mass[p] - want.mass[p]) <= 2e-3f * (0.01f + want.mass[p]));
     for (int i = 0; c->audit && i < 2; i++)
         assert_true(fabsf(got.visited[i] - want.visited[i]) <= 2e-3f * (0.01f + want.visited[i]));
