@@ -183,9 +183,10 @@ __device__ __forceinline__ void consume(const smem90<S> &sm, const prefill_core 
         if (prefill_softmax<S::N>(s, st.m, st.l, alpha))
             prefill_rescale<S::D>(st, alpha);
         prefill_weights<S::N>(p, s);
+        if (tiles > 1)
+            hopper_wait(sm.k_full(1), 0);
         for (int j = 1; j < tiles; j++) {
             const int ks = j % S::STAGES, vs = (j - 1) % S::STAGES;
-            hopper_wait(sm.k_full(ks), (uint32_t)(j / S::STAGES) & 1);
             hopper_named_wait(mine, 256);
             hopper_products_begin();
             issue_scores<S>(s, q, hopper_operand(sm.k(ks)));
@@ -198,6 +199,8 @@ __device__ __forceinline__ void consume(const smem90<S> &sm, const prefill_core 
                 hopper_arrive(sm.k_free(ks));
             hide<S>(s, w, it, j, row, lane);
             const bool grown = prefill_softmax<S::N>(s, st.m, st.l, alpha);
+            if (j + 1 < tiles) /* here, so that the softmax is not moved behind the wait for p v */
+                hopper_wait(sm.k_full((j + 1) % S::STAGES), (uint32_t)((j + 1) / S::STAGES) & 1);
             hopper_products_wait<0>();
             hopper_hold(st.o);
             hopper_hold(s); /* p is still being read until here */

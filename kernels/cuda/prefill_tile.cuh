@@ -264,7 +264,7 @@ __device__ __forceinline__ void prefill_mask(float (&s)[N / 2], int lo, const in
 __device__ __forceinline__ float prefill_exp2(float x)
 {
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
