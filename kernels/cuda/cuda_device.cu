@@ -57,6 +57,7 @@ void cuda_close(struct device *d)
     for (int q = 0; q < 3; q++)
         if (c->stream[q])
             cudaStreamSynchronize(c->stream[q]);
+    cuda_gemm_plans_free(c);
     if (c->lt)
         cublasLtDestroy(c->lt);
     cudaFree(c->lt_workspace);

@@ -84,7 +84,7 @@ int cuda_measure(struct device *d, enum device_limit what, double *per_second, s
 {
     *per_second = 0;
     if (what > DEVICE_LIMIT_FROM_CARD)
-        return err_set(e, ERR_UNSUPPORTED, "products cannot be measured");
+        return cuda_gemm_measure(cuda_of(d), what, per_second, e);
     int on_card = what == DEVICE_LIMIT_COPY || what == DEVICE_LIMIT_READ;
     size_t available = 0, total = 0;
     int rc = cuda_result(d, cudaMemGetInfo(&available, &total), "asking for free memory", e);

@@ -29,6 +29,12 @@ static struct device_ops make(void)
     t.capture_end = cuda_capture_end;
     t.graph_launch = cuda_graph_launch;
     t.graph_free = cuda_graph_free;
+    t.weight_create = cuda_weight_create;
+    t.weight_random = cuda_weight_random;
+    t.weight_free = cuda_weight_free;
+    t.weight_bytes = cuda_weight_bytes;
+    t.linear_scratch_bytes = cuda_linear_scratch_bytes;
+    t.linear = cuda_linear;
     t.embed = cuda_embed;
     t.argmax = cuda_argmax;
     t.attend_prefill_scratch_bytes = cuda_attend_prefill_scratch_bytes;
