@@ -5,6 +5,7 @@
  * walk whatever failed before.
  */
 #include "engine/device/device_internal.h"
+#include "engine/device/device_plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,26 @@ static int finish(struct device_engine **out, struct device_shared *shared, cons
     return 0;
 }
 
+/* Refuses what will not fit before anything is loaded. The host device has no card to run out of. */
+static int check_plan(const struct device_shared *g, const struct device_options *o,
+                      const struct cache_layout *layout, uint64_t weights, size_t lora_columns, struct err *e)
+{
+    struct device_plan plan;
+    struct device_plan_input in = {.shape = g->shape,
+                                   .layout = layout,
+                                   .weights = weights,
+                                   .chunk = g->chunk,
+                                   .lora_columns = lora_columns,
+                                   .context = o->context,
+                                   .kv_bytes = g->kv_bytes};
+    struct device_info info;
+    g->ops->info(g->device, &info);
+    if (!info.major)
+        return 0;
+    int rc = device_plan_ask(g->device, &in, &plan, e);
+    return rc ? rc : device_plan_check(&in, &plan, e);
+}
+
 int device_engine_open(struct device_engine **out, const struct device_options *o, const struct model *m,
                        const struct lora *lora, const struct rope_table *rope,
                        const struct cache_layout *layout, struct err *e)
@@ -176,6 +197,12 @@ int device_engine_open(struct device_engine **out, const struct device_options *
     if (!rc) {
         shared->shape = shape_of(m);
         rc = open_rope(shared, rope, e);
+    }
+    if (!rc) {
+        size_t columns;
+        uint64_t bytes = plan_weights_of_lora(lora, &shared->shape, &columns) +
+                         plan_weights_of_file(model_gguf(m), &shared->shape, o->weights);
+        rc = check_plan(shared, o, layout, bytes, columns, e);
     }
     if (!rc)
         rc = weights_upload(shared, o->weights, m, lora, e);
@@ -197,6 +224,8 @@ int device_engine_open_shape(struct device_engine **out, const struct device_opt
         shared->shape = *shape;
         rc = open_rope(shared, &rope, e);
     }
+    if (!rc)
+        rc = check_plan(shared, o, layout, plan_weights_of_shape(shape, o->weights), 0, e);
     if (!rc)
         rc = weights_random(shared, o->weights, seed, e);
     return finish(out, shared, layout, rc, e);
