@@ -40,6 +40,10 @@ static int make_identity(struct engine *g, struct err *e)
     put_f32(&all, g->rope.attn_factor);
     for (size_t i = 0; i < g->rope.pairs; i++)
         put_u64(&all, g->rope.steps[i]);
+    if (g->weights > DEVICE_W_F16) { /* other numbers than the file's */
+        buf_puts(&all, "weights");
+        put_u32(&all, (uint32_t)g->weights);
+    }
     if (all.failed) {
         buf_free(&all);
         return err_memory(e, "the engine's identity");
@@ -52,7 +56,7 @@ static int make_identity(struct engine *g, struct err *e)
 }
 
 /* The pattern's split into the cache layout, and the identity that follows from it. */
-static int open_heads(struct engine *g, const struct engine_options *o, struct err *e)
+static int open_heads(struct engine *g, const struct engine_options *o, int weights, struct err *e)
 {
     const struct model_params *p = model_params(g->model);
     struct heads *heads = NULL;
@@ -69,6 +73,7 @@ static int open_heads(struct engine *g, const struct engine_options *o, struct e
                R = o->recent >= 0 ? (size_t)o->recent : heads->R;
         rc = cache_layout_init(&g->layout, p->L, p->HK, p->D, S, R,
                                o->kv_format ? o->kv_format : DEFAULT_FORMAT, retrieval, e);
+        g->weights = weights;
         if (!rc)
             rc = make_identity(g, e);
     }
@@ -77,20 +82,44 @@ static int open_heads(struct engine *g, const struct engine_options *o, struct e
     return rc;
 }
 
+/* The device that the options name, or none. */
+static int open_device(const struct engine_options *o, struct device **out, struct err *e)
+{
+    *out = NULL;
+    if (!o->device || !strcmp(o->device, "cpu"))
+        return 0;
+    int either = !strcmp(o->device, "auto");
+    int rc = device_open(out, either ? "cuda" : o->device, o->device_library, o->device_index, e);
+    return either && rc == ERR_UNSUPPORTED ? 0 : rc;
+}
+
+/* Weights, buffers and caches go onto the device, which is given away. */
+static int use_device(struct engine *g, const struct engine_options *o, struct device *device, struct err *e)
+{
+    struct device_options options = {.weights = (enum device_weight_format)o->weights,
+                                     .context = o->context,
+                                     .chunk = o->chunk,
+                                     .kv_bytes = o->kv_bytes,
+                                     .opened = device};
+    return device_engine_open(&g->device, &options, g->model, g->lora, &g->rope, &g->layout, e);
+}
+
 int engine_open(struct engine **out, const struct engine_options *o, struct err *e)
 {
     *out = NULL;
     struct engine *g = calloc(1, sizeof *g);
     if (!g)
         return err_memory(e, "the engine");
-    int rc = 0;
-    if (!(g->kernels = kernels_get(o->kernels)))
+    struct device *device = NULL;
+    int rc = open_device(o, &device, e);
+    if (!rc && !(g->kernels = kernels_get(o->kernels)))
         rc = err_set(e, ERR_USAGE, "kernels '%s' do not run on this processor; see lectern doctor",
                      o->kernels);
     if (!rc)
         rc = pool_create(&g->pool, o->threads, e);
     if (!rc)
-        rc = model_open(o->model_path, g->kernels, g->pool, NULL, &g->model, e);
+        rc = device ? model_map(o->model_path, g->kernels, &g->model, e)
+                    : model_open(o->model_path, g->kernels, g->pool, NULL, &g->model, e);
     if (!rc)
         rc = tokenizer_open(model_gguf(g->model), &g->tokenizer, e);
     if (!rc && tokenizer_vocab(g->tokenizer) > model_params(g->model)->V)
@@ -102,8 +131,13 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
         rc = rope_table_make(&model_params(g->model)->rope, g->lora ? lora_rope_base(g->lora) : 0, &g->rope,
                              e);
     if (!rc)
-        rc = open_heads(g, o, e);
+        rc = open_heads(g, o, device ? o->weights : 0, e);
+    if (!rc && device) {
+        rc = use_device(g, o, device, e);
+        device = NULL;
+    }
     if (rc) {
+        device_close(device);
         engine_close(g);
         return rc;
     }
@@ -120,9 +154,12 @@ int engine_variant(struct engine **out, const struct engine *base, int format, s
         return err_memory(e, "the engine");
     *g = *base;
     g->base = base;
+    g->device = NULL;
     int rc = cache_layout_init(&g->layout, y->L, y->HK, y->D, y->S, y->R, format, y->retrieval, e);
     if (!rc)
         rc = make_identity(g, e);
+    if (!rc && base->device)
+        rc = device_engine_variant(&g->device, base->device, &g->layout, e);
     if (rc) {
         engine_close(g);
         return rc;
@@ -135,6 +172,7 @@ void engine_close(struct engine *g)
 {
     if (!g)
         return;
+    device_engine_close(g->device);
     cache_layout_fini(&g->layout);
     if (g->base) {
         free(g);
@@ -171,7 +209,11 @@ void engine_model_hash(const struct engine *g, uint8_t hash[16])
 
 const char *engine_kernels(const struct engine *g)
 {
-    return g->kernels->name;
+    return g->device ? device_engine_name(g->device) : g->kernels->name;
+}
+const char *engine_device(const struct engine *g)
+{
+    return g->device ? device_engine_name(g->device) : "cpu";
 }
 int engine_threads(const struct engine *g)
 {

@@ -95,7 +95,7 @@ void checkpoint_write(const struct engine *g, const struct checkpoint *c, size_t
 {
     char name[CHECKPOINT_NAME_BYTES] = {0};
     uint8_t zeros[CHECKPOINT_HEADER_BYTES] = {0};
-    strncpy(name, g->kernels->name, sizeof name - 1);
+    strncpy(name, engine_kernels(g), sizeof name - 1);
     put_u32(out, HEADER_MAGIC);
     put_u32(out, HEADER_VERSION);
     buf_add(out, g->identity, KV_KEY_BYTES);
@@ -177,17 +177,22 @@ static void save_free(struct session_save *v)
 }
 
 /* The keys of the chain, and a put for every finished block that the sink does not have. */
-static void take_blocks(struct session_save *v, const struct session *s)
+static int take_blocks(struct session_save *v, const struct session *s, struct err *e)
 {
     size_t bytes = s->engine->layout.block_bytes, whole = s->position / KV_BLOCK;
     memcpy(v->keys[0], s->engine->identity, KV_KEY_BYTES);
     for (size_t b = 0; b < whole; b++) {
         memcpy(v->keys[b + 1], v->keys[b], KV_KEY_BYTES);
         chain_extend(v->keys[b + 1], s->tokens + b * KV_BLOCK, KV_BLOCK, "");
-        const struct cache_block *block = &s->cache.blocks[b];
-        if (!bytes || block->stored)
+        if (!bytes || (s->device ? device_session_stored(s->device, b) : s->cache.blocks[b].stored))
             continue;
-        v->parts[v->n] = (struct iovec){.iov_base = block->data, .iov_len = bytes};
+        const uint8_t *data = NULL;
+        int rc = s->device ? device_session_borrow_block(s->device, b, &data, e) : 0;
+        if (rc)
+            return rc;
+        if (!s->device)
+            data = s->cache.blocks[b].data;
+        v->parts[v->n] = (struct iovec){.iov_base = (void *)(uintptr_t)data, .iov_len = bytes};
         v->puts[v->n] = (struct kv_put){.kind = KV_KIND_BLOCK,
                                         .key = v->keys[b + 1],
                                         .parent = b ? v->keys[b] : NULL,
@@ -197,6 +202,7 @@ static void take_blocks(struct session_save *v, const struct session *s)
         v->blocks[v->n++] = b;
         v->bytes += bytes;
     }
+    return 0;
 }
 
 static void take_checkpoint(struct session_save *v, const struct session *s, size_t state_bytes)
@@ -238,7 +244,13 @@ int session_save_begin(struct session *s, struct session_save **out, struct err 
         save_free(v);
         return err_memory(e, "a save");
     }
-    take_blocks(v, s);
+    int rc = take_blocks(v, s, e);
+    if (!rc && s->device)
+        rc = device_session_pull(s->device, 1, &s->cache, e);
+    if (rc) {
+        save_free(v);
+        return rc;
+    }
     take_checkpoint(v, s, state_bytes);
     *out = v;
     return 0;
@@ -265,10 +277,14 @@ size_t session_save_bytes(const struct session_save *v)
 void session_save_end(struct session *s, struct session_save *v, int rc)
 {
     for (size_t i = 0; v && !rc && i + 1 < v->n; i++) {
+        if (s->device)
+            break;
         struct cache_block *block = v->blocks[i] < s->cache.n_blocks ? &s->cache.blocks[v->blocks[i]] : NULL;
         if (block && block->data == v->parts[i].iov_base)
             block->stored = 1;
     }
+    for (size_t i = 0; v && s->device && i + 1 < v->n; i++)
+        device_session_give_back(s->device, v->blocks[i], v->parts[i].iov_base, !rc);
     save_free(v);
 }
 

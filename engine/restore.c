@@ -106,7 +106,8 @@ static int judge(const struct proof *p, struct restore_report *report, struct er
         same = same && !memcmp(now.digest, c->digest, sizeof now.digest);
     }
     int close = same;
-    if (!same && strcmp(c->kernels, s->engine->kernels->name) != 0)
+    /* A device's rounding hangs on how many tokens a pass had. */
+    if (!same && (s->device || strcmp(c->kernels, engine_kernels(s->engine)) != 0))
         close = rows_are_close(p) && (!c->has_logits || logits_are_close(s, c));
     if (!close)
         return err_set(
@@ -116,31 +117,49 @@ static int judge(const struct proof *p, struct restore_report *report, struct er
     return 0;
 }
 
+/* The last tokens once more; their rows are then in tail `again` and in the ring. */
+static int compute_again(const struct proof *p, int *again, struct err *e)
+{
+    struct session *s = p->s;
+    size_t n = s->position;
+    s->proof_differs = 0;
+    if (s->device) {
+        *again = s->cache.cur;
+        int rc = session_device_repeat(s, p->first, p->r, e);
+        return rc ? rc : device_session_pull(s->device, 0, &s->cache, e);
+    }
+    *again = !s->cache.cur;
+    s->position = p->first;
+    s->proving = 1;
+    int rc = forward_chunk(s, s->tokens + p->first, p->r, NULL, e);
+    s->proving = 0;
+    s->position = n;
+    return rc;
+}
+
 static int replay(struct proof *p, struct restore_report *report, struct err *e)
 {
     struct session *s = p->s;
     size_t n = s->position;
+    int again = 0;
     gather_all(p, s->cache.cur, p->stored);
     cache_state_write(&s->cache, n, 0, p->state);
-    s->position = p->first;
-    s->proving = 1;
-    s->proof_differs = 0;
-    int rc = forward_chunk(s, s->tokens + p->first, p->r, NULL, e);
-    s->proving = 0;
-    s->position = n;
+    int rc = compute_again(p, &again, e);
     report->replayed = p->r;
     if (rc == ERR_UNSUPPORTED) /* numbers that no sound cache leads to */
         rc = err_set(e, ERR_FORMAT,
                      "the stored context leads to no finite numbers; the document is read again");
     if (!rc) {
         s->have_logits = 1;
-        gather_all(p, !s->cache.cur, p->again);
+        gather_all(p, again, p->again);
         rc = judge(p, report, e);
     }
     if (rc == ERR_FORMAT)
         report->miss = RESTORE_NO_PROOF;
     if (!rc) /* what is stored stays the truth, also under other kernels */
         rc = cache_state_read(&s->cache, n, 0, p->state, p->state_bytes, e);
+    if (!rc && s->device)
+        rc = device_session_push(s->device, n, 0, &s->cache, e);
     return rc;
 }
 
@@ -187,7 +206,11 @@ static int map_block(struct session *s, size_t b, const uint8_t *key, struct res
         return err_set(e, ERR_FORMAT,
                        "a stored block has %zu bytes instead of %zu; the document is read again", size, want);
     }
-    return cache_adopt(&s->cache, (uint8_t *)(uintptr_t)data, handle, s->source.unmap, s->source.arg, e);
+    if (!s->device)
+        return cache_adopt(&s->cache, (uint8_t *)(uintptr_t)data, handle, s->source.unmap, s->source.arg, e);
+    rc = device_session_put_block(s->device, data, s->engine->pool, e);
+    s->source.unmap(s->source.arg, handle);
+    return rc;
 }
 
 static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct restore_report *report,
@@ -198,10 +221,14 @@ static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct r
     int rc = 0;
     for (size_t b = 0; !rc && b < n / KV_BLOCK; b++) {
         chain_extend(key, ids + b * KV_BLOCK, KV_BLOCK, "");
-        rc = s->engine->layout.block_bytes ? map_block(s, b, key, report, e)
-                                           : cache_grow(&s->cache, b * CACHE_BLOCK_PAGES, e);
+        if (s->engine->layout.block_bytes)
+            rc = map_block(s, b, key, report, e);
+        else if (!s->device)
+            rc = cache_grow(&s->cache, b * CACHE_BLOCK_PAGES, e);
     }
-    return rc;
+    if (!rc && s->device)
+        rc = device_session_put_finish(s->device, e);
+    return !rc && s->device ? cache_hollow(&s->cache, n / KV_BLOCK, e) : rc;
 }
 
 static int restore_checkpoint(struct session *s, const uint32_t *ids, size_t n, struct checkpoint *c,
@@ -229,6 +256,8 @@ static int restore_checkpoint(struct session *s, const uint32_t *ids, size_t n, 
                               e);
         if (rc == ERR_FORMAT)
             report->miss = RESTORE_BAD_CHECKPOINT;
+        if (!rc && s->device)
+            rc = device_session_push(s->device, n, 1, &s->cache, e);
     }
     s->source.unmap(s->source.arg, handle);
     return rc;

@@ -41,9 +41,14 @@ static int empty(struct session *s, int rc)
 static int rewind_near(struct session *s, size_t position, struct err *e)
 {
     size_t start = near_start(s, position);
-    int rc = cache_truncate(&s->cache, position, s->source.unmap, s->source.arg, e);
+    int rc = session_cut(s, position, e);
     if (rc)
         return rc;
+    if (s->device) {
+        s->position = position;
+        rc = session_device_repeat(s, start, position - start, e);
+        return rc ? empty(s, rc) : 0;
+    }
     s->position = start;
     s->proving = 1; /* the page's record is there already: final, and perhaps read-only */
     rc = forward_chunk(s, s->tokens + start, position - start, NULL, e);
@@ -81,6 +86,12 @@ static int load_checkpoint(struct session *s, const struct kv_source *source, si
         return rc;
     s->cache.ring_low = cache_ring_first(y, c);
     s->position = c;
+    if (s->device) {
+        device_session_truncate(s->device, c);
+        rc = device_session_push(s->device, c, 0, &s->cache, e);
+        if (rc)
+            return rc;
+    }
     s->have_logits = 0;
     return session_prove(s, &checkpoint, &report, e);
 }
@@ -109,7 +120,7 @@ static int go_back(struct session *s, const struct kv_source *source, size_t pos
         bound = c;
     }
     if (!rc)
-        rc = cache_truncate(&s->cache, s->position, s->source.unmap, s->source.arg, e);
+        rc = session_cut(s, s->position, e);
     if (!rc)
         return 0;
     if (rc != ERR_NOT_FOUND && rc != ERR_FORMAT)

@@ -20,7 +20,7 @@ int session_create(struct session **out, const struct engine *g, struct err *e)
     s->last_logits = calloc(model_params(g->model)->V, sizeof *s->last_logits);
     int rc = s->last_logits ? cache_init(&s->cache, &g->layout, e) : err_memory(e, "logits");
     if (!rc)
-        rc = workspace_init(&s->work, g, e);
+        rc = g->device ? session_device_open(s, e) : workspace_init(&s->work, g, e);
     if (rc) {
         session_free(s);
         return rc;
@@ -34,6 +34,7 @@ void session_free(struct session *s)
     if (!s)
         return;
     cache_fini(&s->cache, s->source.unmap, s->source.arg);
+    device_session_free(s->device);
     workspace_fini(&s->work);
     free(s->last_logits);
     free(s->mass_total);
@@ -44,10 +45,21 @@ void session_free(struct session *s)
 int session_reset(struct session *s, struct err *e)
 {
     cache_fini(&s->cache, s->source.unmap, s->source.arg);
+    if (s->device)
+        device_session_reset(s->device);
     s->source = (struct kv_source){0};
     s->position = 0;
     s->have_logits = 0;
     return cache_init(&s->cache, &s->engine->layout, e);
+}
+
+int session_cut(struct session *s, size_t position, struct err *e)
+{
+    if (s->device) {
+        device_session_truncate(s->device, position);
+        return 0;
+    }
+    return cache_truncate(&s->cache, position, s->source.unmap, s->source.arg, e);
 }
 
 size_t session_position(const struct session *s)
@@ -65,7 +77,8 @@ const float *session_logits(const struct session *s)
 
 size_t session_kv_bytes(const struct session *s)
 {
-    return s->cache.n_blocks * s->engine->layout.block_bytes + engine_kv_bytes_fixed(s->engine);
+    size_t blocks = s->device ? (s->position + KV_BLOCK - 1) / KV_BLOCK : s->cache.n_blocks;
+    return blocks * s->engine->layout.block_bytes + engine_kv_bytes_fixed(s->engine);
 }
 
 static int check_ids(const struct session *s, const uint32_t *ids, size_t n, struct err *e)
@@ -106,6 +119,8 @@ int session_reserve(struct session *s, size_t n, struct err *e)
  * page. */
 static size_t chunk_length(const struct session *s, size_t left)
 {
+    if (s->device)
+        return device_session_next(s->device, left, s->watching);
     size_t room = (s->watching ? KV_PAGE : KV_CHUNK) - s->position % KV_PAGE;
     return left < room ? left : room;
 }
@@ -124,10 +139,12 @@ int session_append(struct session *s, const uint32_t *ids, size_t n, const struc
         if (cancel_requested(options ? options->cancel : NULL))
             return err_set(e, ERR_CANCELLED, "stopped; what was read is kept");
         size_t T = chunk_length(s, n - done);
-        rc = forward_chunk(s, ids + done, T, options, e);
+        rc = s->device ? session_device_pass(s, ids + done, T, options, e)
+                       : forward_chunk(s, ids + done, T, options, e);
         if (rc)
             break;
-        forward_commit(s, T);
+        if (!s->device)
+            forward_commit(s, T);
         memcpy(s->tokens + s->position, ids + done, T * sizeof *ids);
         s->position += T;
         done += T;
@@ -181,10 +198,12 @@ int session_append_guesses(struct session *s, const uint32_t *ids, size_t n,
     struct trial trial = {.s = s, .n = n, .right = right, .arg = arg};
     struct append_options o = {.cancel = options ? options->cancel : NULL, .logits = try_row, .arg = &trial};
     s->guessing = 1;
-    rc = forward_chunk(s, ids, n, &o, e);
-    if (!rc) {
+    rc = s->device ? session_device_guesses(s, ids, n, &o, &trial.kept, e) : forward_chunk(s, ids, n, &o, e);
+    if (!rc && !s->device) {
         memcpy(s->last_logits, s->work.logits + (trial.kept - 1) * V, V * sizeof(float));
         forward_commit(s, trial.kept);
+    }
+    if (!rc) {
         memcpy(s->tokens + s->position, ids, trial.kept * sizeof *ids);
         s->position += trial.kept;
         *kept = trial.kept;
@@ -239,6 +258,11 @@ int session_mark(struct session *s, struct session_mark **out, struct err *e)
         session_mark_free(m);
         return err_memory(e, "a mark");
     }
+    int rc = s->device ? device_session_pull(s->device, 0, &s->cache, e) : 0;
+    if (rc) {
+        session_mark_free(m);
+        return rc;
+    }
     memcpy(m->logits, s->last_logits, V * sizeof *m->logits);
     cache_state_write(&s->cache, s->position, 0, m->state);
     *out = m;
@@ -253,9 +277,11 @@ int session_return(struct session *s, const struct session_mark *m, struct err *
         XXH3_64bits(s->tokens, m->position * sizeof *s->tokens) != m->tokens_hash)
         return err_set(e, ERR_REBUILD, "the mark at %zu tokens is not on this timeline any more",
                        m->position);
-    int rc = cache_truncate(&s->cache, m->position, s->source.unmap, s->source.arg, e);
+    int rc = session_cut(s, m->position, e);
     if (!rc)
         rc = cache_state_read(&s->cache, m->position, 0, m->state, m->state_bytes, e);
+    if (!rc && s->device)
+        rc = device_session_push(s->device, m->position, 0, &s->cache, e);
     if (rc)
         return rc;
     s->position = m->position;

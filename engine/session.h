@@ -131,11 +131,6 @@ int session_append_guesses(struct session *s, const uint32_t *ids, size_t n,
 /* Logits [V] of the last token, or NULL before any (borrowed until the next change). */
 const float *session_logits(const struct session *s);
 
-/* Takes back tokens that the last append added: down to `position`, which has to lie in the page of the last
- * token (so that drafts can be tried, KV_PAGE - position % KV_PAGE of them at most). `logits` [V] are those
- * of the token before `position`, as the append's callback gave them. ERR_USAGE when it is further back. */
-int session_trim(struct session *s, size_t position, const float *logits, struct err *e);
-
 /* Page selection of single-token appends on a device: retrieval heads visit `pages` best pages instead of all
  * (0: off, the default); the first append after this call and every `audit_every`-th visit all and measure
  * what the list would have seen. ERR_UNSUPPORTED on the processor. */

@@ -4,6 +4,7 @@
 #define LECTERN_ENGINE_SESSION_INTERNAL_H
 
 #include "engine/base/buf.h"
+#include "engine/device/device_engine.h"
 #include "engine/duo/cache.h"
 #include "engine/model/lora.h"
 #include "engine/model/model.h"
@@ -26,6 +27,8 @@ struct engine {
     struct lora *lora; /* or NULL */
     struct rope_table rope;
     struct cache_layout layout;
+    struct device_engine *device; /* or NULL: the layers run here */
+    int weights;                  /* enum device_weight_format, 0 without a device */
     uint8_t identity[KV_KEY_BYTES];
 };
 
@@ -51,8 +54,17 @@ struct workspace {
 
 enum { LOGIT_ROWS = 16 };
 
+/* Page selection of a device's steps, and what its audits saw. */
+struct session_selection {
+    size_t pages, recent, audit_every;
+    size_t steps, audits;
+    double visited[2];
+};
+
 struct session {
     const struct engine *engine;
+    struct device_session *device; /* holds the caches; `cache` is their form in host memory. Or NULL */
+    struct session_selection selection;
     uint32_t *tokens; /* [position], room for cap */
     size_t position, cap;
     struct cache cache;
@@ -81,6 +93,19 @@ void workspace_fini(struct workspace *w);
 int forward_chunk(struct session *s, const uint32_t *ids, size_t T, const struct append_options *options,
                   struct err *e);
 
+/* session_device.c: the same on a device; nothing follows. */
+int session_device_open(struct session *s, struct err *e);
+int session_device_pass(struct session *s, const uint32_t *ids, size_t T,
+                        const struct append_options *options, struct err *e);
+
+/* A token and its guesses, of which *kept stay: known when options->logits has seen all rows. */
+int session_device_guesses(struct session *s, const uint32_t *ids, size_t n,
+                           const struct append_options *options, const size_t *kept, struct err *e);
+
+/* Tokens [first, first + n) of the last page, which are there already, once more; their page's records and
+ * summaries stay as they are. */
+int session_device_repeat(struct session *s, size_t first, size_t n, struct err *e);
+
 /* What follows after the layers: `cur` tail flips, mass is added up. */
 void forward_commit(struct session *s, size_t T);
 
@@ -89,6 +114,9 @@ void forward_keep_witness(struct session *s, size_t first, size_t T);
 
 /* Empties the timeline, giving mapped blocks back. */
 int session_reset(struct session *s, struct err *e);
+
+/* The caches forget what lies past `position`; the rest of the session is the caller's. */
+int session_cut(struct session *s, size_t position, struct err *e);
 
 /* Room for n token ids in all. */
 int session_reserve(struct session *s, size_t n, struct err *e);

@@ -100,11 +100,12 @@ struct device_pass {
      * the pass with ERR_CANCELLED. */
     int (*logits)(void *arg, size_t position, const float *row);
     void *arg;
-    float *last;     /* [V] or NULL: receives the last token's logits */
-    uint32_t *best;  /* [T] or NULL: receives argmax of each row; only for T <= DEVICE_DECODE_T */
-    double *mass;    /* [pages of position + T] or NULL: += shares of the softmax, mean over retrieval heads,
-                      * summed over tokens; only for T <= DEVICE_DECODE_T in one page */
-    double *visited; /* [2] or NULL: += visited and whole softmax mass of an audited step */
+    float *last;    /* [V] or NULL: receives the last token's logits */
+    uint32_t *best; /* [T] or NULL: receives argmax of each row; only for T <= DEVICE_DECODE_T */
+    double *mass;   /* [pages of position + T] or NULL: += shares of the softmax, mean over retrieval heads,
+                     * summed over tokens; only for T <= DEVICE_DECODE_T in one page */
+    const size_t *rows; /* or NULL: how many rows count in `mass`, looked at after `logits` */
+    double *visited;    /* [2] or NULL: += visited and whole softmax mass of an audited step */
 };
 
 /* Makes room for tokens below `tokens`: block memory, address table, scratch. A pass does it by itself. */
@@ -114,6 +115,9 @@ int device_session_reserve(struct device_session *s, size_t tokens, struct err *
  * lie in one page take the decode path, a captured graph; others prefill. */
 int device_session_pass(struct device_session *s, const uint32_t *ids, size_t T, const struct device_pass *p,
                         struct err *e);
+/* Logits of row t of the last decode step (borrowed until the next pass). */
+const float *device_session_row(const struct device_session *s, size_t t);
+
 /* How many of `left` tokens the next pass should take: up to the chunk grid, or in decode steps of one page
  * while `watching`. */
 size_t device_session_next(const struct device_session *s, size_t left, int watching);

@@ -112,8 +112,8 @@ struct device_session {
     struct device_slab *slabs;
     size_t n_slabs, cap_slabs;
     uint64_t card_bytes, host_bytes;
-    float *mass, *mass_host; /* [16 * cap_blocks] while somebody watches */
-    size_t mass_pages;
+    float *mass, *mass_host; /* [DEVICE_DECODE_T][mass_pages], of each row, when somebody has watched */
+    size_t mass_pages;       /* 16 * cap_blocks */
     struct device_selection selection;
     uint32_t *pages, *counts; /* of the list: [HK][list_stride], [HK] */
     size_t list_stride;

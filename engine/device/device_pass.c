@@ -104,6 +104,7 @@ static void attend_decode(const struct queue *q, size_t l)
                                           .out = w->attended,
                                           .ldout = p->H * p->D,
                                           .mass = q->mode & PASS_MASS ? s->mass : NULL,
+                                          .mass_stride = s->mass_pages,
                                           .list = selecting && !audit ? &list : NULL,
                                           .audit = selecting && audit ? &list : NULL,
                                           .visited = selecting && audit ? w->visited : NULL,
@@ -208,7 +209,7 @@ static void queue_step(const struct queue *q)
     g->ops->upload(g->device, DEVICE_COMPUTE, w->step, w->step_host, sizeof *w->step);
     g->ops->fill(g->device, DEVICE_COMPUTE, w->failed, 0, sizeof *w->failed);
     if (q->mode & PASS_MASS)
-        g->ops->fill(g->device, DEVICE_COMPUTE, q->s->mass, 0, q->s->mass_pages * sizeof *q->s->mass);
+        g->ops->fill(g->device, DEVICE_COMPUTE, q->s->mass, 0, q->T * q->s->mass_pages * sizeof *q->s->mass);
     if (q->mode & PASS_AUDIT)
         g->ops->fill(g->device, DEVICE_COMPUTE, w->visited, 0, 2 * sizeof *w->visited);
     queue_embed(q, w->step->ids);
@@ -252,7 +253,7 @@ static void use_first_rows(struct device_session *s)
 static int ready_mass(struct device_session *s, struct err *e)
 {
     const struct device_shared *g = s->g->shared;
-    size_t pages = s->kv.cap_blocks * DEVICE_BLOCK_PAGES;
+    size_t pages = s->kv.cap_blocks * DEVICE_BLOCK_PAGES, bytes = DEVICE_DECODE_T * pages * sizeof *s->mass;
     if (s->mass_pages == pages)
         return 0;
     session_drop_graphs(s);
@@ -262,10 +263,10 @@ static int ready_mass(struct device_session *s, struct err *e)
     s->mass = s->mass_host = NULL;
     s->mass_pages = 0;
     void *mass, *host, *view;
-    int rc = g->ops->alloc(g->device, pages * sizeof *s->mass, &mass, e);
+    int rc = g->ops->alloc(g->device, bytes, &mass, e);
     s->mass = mass;
     if (!rc)
-        rc = g->ops->alloc_host(g->device, pages * sizeof *s->mass, &host, &view, e);
+        rc = g->ops->alloc_host(g->device, bytes, &host, &view, e);
     if (rc)
         return rc;
     s->mass_host = host;
@@ -293,6 +294,11 @@ static int ready_list(struct device_session *s, struct err *e)
     if (!rc)
         s->list_stride = stride;
     return rc;
+}
+
+const float *device_session_row(const struct device_session *s, size_t t)
+{
+    return s->g->shared->work.logits_host + t * s->g->shared->work.ld_logits;
 }
 
 void device_session_select(struct device_session *s, const struct device_selection *selection)
@@ -325,8 +331,9 @@ static int give_step(struct device_session *s, size_t T, unsigned mode, const st
     if (p->best)
         memcpy(p->best, w->best_host, T * sizeof *p->best);
     double share = 1.0 / ((double)s->kv.HR * (double)(g->shape.H / g->shape.HK));
-    for (size_t i = 0; (mode & PASS_MASS) && i < pages; i++)
-        p->mass[i] += share * (double)s->mass_host[i];
+    for (size_t t = 0; (mode & PASS_MASS) && t < (p->rows ? *p->rows : T); t++)
+        for (size_t i = 0; i < pages; i++)
+            p->mass[i] += share * (double)s->mass_host[t * s->mass_pages + i];
     for (size_t i = 0; (mode & PASS_AUDIT) && p->visited && i < 2; i++)
         p->visited[i] += (double)w->visited_host[i];
     return 0;
@@ -360,8 +367,8 @@ static int decode(struct device_session *s, const uint32_t *ids, size_t T, const
     *w->step_host = (struct device_step){.position = s->position};
     memcpy(w->step_host->ids, ids, T * sizeof *ids);
     g->ops->graph_launch(g->device, *graph);
-    if (mode & PASS_MASS)
-        download(g, s->mass_host, s->mass,
+    for (size_t t = 0; (mode & PASS_MASS) && t < T; t++)
+        download(g, s->mass_host + t * s->mass_pages, s->mass + t * s->mass_pages,
                  (s->position + T + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * sizeof *s->mass);
     rc = g->ops->sync(g->device, DEVICE_COMPUTE, e);
     if (!rc && *w->failed_host)
