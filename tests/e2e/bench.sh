@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # `lectern bench store` on a small made-up session: the table, the JSON, and nothing left behind, also not after
-# an interrupt or a kill. No speed is asserted.
+# an interrupt or a kill; what `lectern bench cuda` does without a card. No speed is asserted.
 set -u
 root=${LECTERN_ROOT:-$(cd "$(dirname "$0")/../.." && pwd)}
 lectern=${LECTERN_BUILD:-$root/build}/lectern
@@ -51,4 +51,15 @@ wait $pid 2>/dev/null
 
 "$lectern" bench store --kv nothing >out 2>err
 [ $? = 2 ] || bad "an unknown format is not refused"
+
+# `lectern bench cuda` without measuring: its rows by name, and what it does not take.
+"$lectern" bench cuda --rows list >out 2>err || bad "bench cuda --rows list: $(cat err)"
+grep -q '^decode\.w8\.kv4\.half ' out || bad "the rows are not listed"
+"$lectern" bench cuda --rows list --shape llama-2-7b >out 2>err || bad "another shape: $(cat err)"
+grep -q '^decode\.w8\.kv4\.quarter ' out || bad "the other shape's heads are not named"
+for wrong in '--rows nonsense' '--shape nonsense' '--kv kv8' '--count 5'; do
+    # shellcheck disable=SC2086
+    "$lectern" bench cuda $wrong >out 2>err
+    [ $? = 2 ] || bad "bench cuda $wrong is not refused"
+done
 exit $failed
