@@ -46,7 +46,7 @@ static int one_context(struct card_run *run, const struct card_plan *p, struct c
     struct card_samples wall = {0}, device = {0};
     card_row_begin(row, run, p, context);
     row->T = (uint32_t)step->T;
-    row->memory = (double)m->bytes;
+    row->memory = card_memory_at(m, context);
     int rc = card_time_steps(m, g, context, row->T, &wall, e);
     m->step_host->position = context;
     if (!rc)
@@ -207,7 +207,7 @@ static int attention_row(struct card_run *run, const struct card_plan *p, struct
     row.T = (uint32_t)step->T;
     row.bytes = (double)card_past_bytes(m, context);
     row.limit = run->limits[DEVICE_LIMIT_READ];
-    row.memory = (double)m->bytes;
+    row.memory = card_memory_at(m, context);
     snprintf(row.note, sizeof row.note, "%zu layers, merge and append included", m->L);
     run->emit(run, &row);
     return 0;

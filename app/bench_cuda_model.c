@@ -453,3 +453,9 @@ uint64_t card_past_bytes(const struct card_model *m, uint64_t position)
     uint64_t window = position < kv->S + kv->R ? position : kv->S + kv->R;
     return kv->HR * (position / KV_PAGE_TOKENS * kv->record_bytes + own) + kv->HS * window * row;
 }
+
+double card_memory_at(const struct card_model *m, uint64_t tokens)
+{
+    int format = m->kv.format;
+    return (double)(m->bytes - card_kv_bytes(m, format, m->tokens) + card_kv_bytes(m, format, tokens));
+}

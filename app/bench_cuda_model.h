@@ -99,6 +99,9 @@ void card_queue_chunk_attention(struct card_model *m, size_t l, uint64_t pos0, s
 uint64_t card_matrix_bytes(const struct card_model *m);
 uint64_t card_past_bytes(const struct card_model *m, uint64_t position);
 
+/* What is taken, with the caches cut down to so many tokens. */
+double card_memory_at(const struct card_model *m, uint64_t tokens);
+
 /* A block of made-up records and summaries; the caller frees, NULL when out of memory. */
 uint8_t *card_made_up_block(const struct device_kv *kv);
 

@@ -37,7 +37,7 @@ static void prefill_row(struct card_run *run, const struct card_plan *p, struct 
     row.flops = prefill_flops(run, p, n);
     row.limit = run->limits[strcmp(p->weights, "fp8") ? DEVICE_LIMIT_F16 : DEVICE_LIMIT_FP8];
     row.tokens_a_second = (double)n / seconds;
-    row.memory = (double)m->bytes;
+    row.memory = card_memory_at(m, n);
     run->emit(run, &row);
 }
 
