@@ -200,6 +200,23 @@ static int set_size(const struct cli_option *o, const char *value, uint64_t *to,
     return 0;
 }
 
+static int set_tokens(const struct cli_option *o, const char *value, uint64_t *to, struct err *e)
+{
+    uint64_t n = 0;
+    const char *p = value;
+    for (; *p >= '0' && *p <= '9' && n < UINT64_C(1) << 50; p++)
+        n = n * 10 + (uint64_t)(*p - '0');
+    int digits = p > value;
+    if (*p == 'K' || *p == 'k' || *p == 'M' || *p == 'm') {
+        n <<= *p == 'K' || *p == 'k' ? 10 : 20;
+        p++;
+    }
+    if (!digits || *p || (double)n < o->lo || (double)n > o->hi)
+        return bad_value(o, value, "a number of tokens such as 100000, 128K or 2M", e);
+    *to = n;
+    return 0;
+}
+
 static int set_choice(const struct cli_option *o, const char *value, void *to, struct err *e)
 {
     size_t n = 0;
@@ -241,6 +258,8 @@ static int set_option(struct parse *p, const struct cli_option *o, const char *v
         return set_real(o, value, to, e);
     case CLI_SIZE:
         return set_size(o, value, to, e);
+    case CLI_TOKENS:
+        return set_tokens(o, value, to, e);
     case CLI_CHOICE:
     case CLI_KV:
         return set_choice(o, value, to, e);

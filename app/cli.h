@@ -64,6 +64,7 @@ enum cli_kind {
     CLI_REAL,   /* double in [lo, hi]; lo itself only without `above` */
     CLI_CHOICE, /* const char *, one of choices */
     CLI_KV,     /* int: enum kv_format by its name, or by its number for old scripts */
+    CLI_TOKENS, /* uint64_t in [lo, hi]; "128K" is 131,072 and "1M" 1,048,576, as contexts are named */
     CLI_SIZE,   /* uint64_t bytes: "50G", "1.5 TB" without the blank, "512MiB" */
 };
 

@@ -11,6 +11,8 @@ static const char *const shells[] = {"bash", "zsh", "fish", NULL};
 static const char *const kernel_names[] = {"ref", "avx2", "avx512", "avx512vnni", NULL};
 static const char *const shape_names[] = {"llama-3-8b", "llama-2-7b",   "mistral-7b",
                                           "qwen2.5-7b", "smollm2-135m", NULL};
+static const char *const device_names[] = {"auto", "cpu", "cuda", "host", NULL};
+static const char *const weight_names[] = {"auto", "f16", "bf16", "fp8", "w8", "w4", NULL};
 static const char *const kv_names[] = {"raw", "kv8", "k8v4", "kv4", "k4v2", "kv3", NULL};
 
 static const struct cli_option options[] = {
@@ -88,6 +90,31 @@ static const struct cli_option options[] = {
      .choices = kv_names,
      .help = "how keys and values are kept: raw (16 bits), kv8, k8v4, kv4 (the default); experimental: k4v2, "
              "kv3"},
+    {.name = "device",
+     .kind = CLI_CHOICE,
+     .value = "NAME",
+     .offset = AT(device),
+     .group = CLI_MODEL,
+     .choices = device_names,
+     .help = "what computes: auto (the default) takes an NVIDIA card when there is one, else the processor; "
+             "cpu; cuda; host, which is a card's program in plain C, for tests"},
+    {.name = "weights",
+     .kind = CLI_CHOICE,
+     .value = "FORMAT",
+     .offset = AT(weights),
+     .group = CLI_MODEL,
+     .choices = weight_names,
+     .help = "the weights in a card's memory: auto (the default), as the model's file has them; f16, bf16, "
+             "fp8, w8 or w4 turn them into that"},
+    {.name = "context",
+     .kind = CLI_TOKENS,
+     .value = "N[K|M]",
+     .offset = AT(context),
+     .group = CLI_MODEL,
+     .lo = 64,
+     .hi = 1e11,
+     .help = "refuse at once when so many tokens have no room on the card and beside it; without it the "
+             "reading is refused that has none"},
     {.name = "threads",
      .kind = CLI_INT,
      .value = "N",

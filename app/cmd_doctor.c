@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cmd_doctor.c - what there is on this machine and what the program makes of it, in well under a second.
+/* cmd_doctor.c - what there is on this machine and what the program makes of it, in well under a second (a
+ * card takes one more to start).
  *
  * Every line was looked at just now; what cannot be known is said to be unknown. The probes fill one report,
  * which is printed as text or as JSON. Exit status 1 when something that Lectern needs is missing.
@@ -69,7 +70,7 @@ int cmd_doctor(const struct config *c, struct err *e)
     doctor_processor(&d, c);
     doctor_memory(&d);
     doctor_disk(&d, c);
-    doctor_gpu(&d);
+    doctor_gpu(&d, c);
     doctor_libraries(&d);
     doctor_sandbox(&d, c);
     doctor_model(&d, c);

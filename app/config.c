@@ -22,6 +22,8 @@ void config_init(struct config *c)
 {
     *c = (struct config){.adapter = "auto",
                          .heads = "auto",
+                         .device = "auto",
+                         .weights = "auto",
                          .sparsity = -1,
                          .sink = -1,
                          .recent = -1,

@@ -36,6 +36,9 @@ struct config {
     int kv_format;               /* enum kv_format of kernels/kv_page.h */
     int threads;                 /* 0: all processors */
     const char *kernels;         /* NULL: the fastest here */
+    const char *device;          /* "auto", "cpu", "cuda" or "host" */
+    const char *weights;         /* "auto", or a format of kernels/device.h by its name */
+    uint64_t context;            /* tokens that there has to be room for, 0: not given */
     double temperature;          /* 0 = greedy */
     double top_p;                /* (0, 1] */
     uint64_t seed;

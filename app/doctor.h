@@ -26,7 +26,7 @@ void doctor_program(struct doctor *d, const struct config *c);
 void doctor_processor(struct doctor *d, const struct config *c);
 void doctor_memory(struct doctor *d);
 void doctor_disk(struct doctor *d, const struct config *c); /* writes and reads for 150 ms at most */
-void doctor_gpu(struct doctor *d);
+void doctor_gpu(struct doctor *d, const struct config *c);  /* starts the card, when there is one */
 void doctor_libraries(struct doctor *d);
 void doctor_sandbox(struct doctor *d, const struct config *c);
 void doctor_model(struct doctor *d, const struct config *c);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* doctor_machine.c - processor, memory, disk, GPU and libraries. */
+/* doctor_machine.c - processor, memory, disk and libraries. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -213,17 +213,6 @@ void doctor_disk(struct doctor *d, const struct config *c)
     speed_line(d, "write_speed", p.write, "synced every 1 MB");
     speed_line(d, "read_speed", p.read, "as far as the cache lets us see");
     free(folder);
-}
-
-/* ---- GPU ---- */
-
-void doctor_gpu(struct doctor *d)
-{
-    char version[200];
-    proc_line("/proc/driver/nvidia/version", "NVRM version", version, sizeof version);
-    doctor_add(d, "gpu", "nvidia_driver", DOCTOR_FINE, version[0] ? doctor_string(version) : json_null(),
-               "%s", version[0] ? version : "not present");
-    doctor_add(d, "gpu", "cuda", DOCTOR_FINE, json_null(), "not used: this build has no CUDA backend");
 }
 
 /* ---- libraries ---- */

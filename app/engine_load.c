@@ -13,6 +13,7 @@
 #include "app/output.h"
 #include "engine/base/file.h"
 #include "engine/model/model.h"
+#include "kernels/device.h"
 
 #define DEFAULT_ADAPTER "SmolLM2-135M-Instruct-128k"
 #define DEFAULT_STEM "SmolLM2-135M-Instruct"
@@ -230,6 +231,22 @@ void app_choice_free(struct app_choice *choice)
 
 /* ---- loading ---- */
 
+int app_weights(const struct config *c)
+{
+    static const struct {
+        const char *name;
+        enum device_weight_format format;
+    } all[] = {{"f16", DEVICE_W_F16},
+               {"bf16", DEVICE_W_BF16},
+               {"fp8", DEVICE_W_FP8},
+               {"w8", DEVICE_W_W8},
+               {"w4", DEVICE_W_W4}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (strcmp(c->weights, all[i].name) == 0)
+            return all[i].format;
+    return DEVICE_W_AUTO;
+}
+
 int app_engine_open(const struct config *c, struct engine **out, struct err *e)
 {
     struct app_choice choice;
@@ -245,9 +262,16 @@ int app_engine_open(const struct config *c, struct engine **out, struct err *e)
                                      .recent = c->recent,
                                      .kv_format = c->kv_format,
                                      .threads = c->threads,
-                                     .kernels = c->kernels};
+                                     .kernels = c->kernels,
+                                     .device = c->device,
+                                     .weights = app_weights(c),
+                                     .context = (size_t)c->context};
     rc = engine_open(out, &options, e);
     app_choice_free(&choice);
+    if (!rc && options.weights && strcmp(engine_device(*out), "cpu") == 0)
+        output_notice(
+            c, "the processor computes with the weights as the file has them: --weights %s is for a card",
+            c->weights);
     return rc;
 }
 

@@ -33,7 +33,10 @@ int app_model_path(const struct config *c, char **path, struct err *e);
 int app_choose(const struct config *c, struct app_choice *out, struct gguf **gguf, struct err *e);
 void app_choice_free(struct app_choice *choice);
 
-/* Loads the engine that c asks for. */
+/* enum device_weight_format of --weights. */
+int app_weights(const struct config *c);
+
+/* Loads the engine that c asks for. On a card, a notice says which and what has room. */
 int app_engine_open(const struct config *c, struct engine **out, struct err *e);
 
 /* The tokenizer of c's model alone, without its weights. */

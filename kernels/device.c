@@ -54,6 +54,12 @@ static int open_cuda(struct device **out, const char *library, int index, struct
                            "makes it)");
         library = found;
     }
+    if (access(library, R_OK))
+        return err_set(e, ERR_UNSUPPORTED, "CUDA is not used: %s cannot be read", library);
+    /* Without a driver nothing is loaded: the libraries of products are hundreds of megabytes. */
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!driver)
+        return err_set(e, ERR_UNSUPPORTED, "CUDA is not used: there is no NVIDIA driver on this machine");
     void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
     if (!handle)
         return err_set(e, ERR_UNSUPPORTED, "CUDA is not used: %s", dlerror());

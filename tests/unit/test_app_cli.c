@@ -27,9 +27,9 @@ struct parsed {
 /* Words separated by '|' (so that values may have blanks); "lectern" is put before them. */
 static void parse(struct parsed *p, char *line)
 {
-    char *argv[40] = {(char *)(uintptr_t) "lectern"};
+    char *argv[60] = {(char *)(uintptr_t) "lectern"};
     int argc = 1;
-    for (char *word; line && (word = strsep(&line, "|")) && argc < 40;)
+    for (char *word; line && (word = strsep(&line, "|")) && argc < 60;)
         argv[argc++] = word;
     memset(p, 0, sizeof *p);
     config_init(&p->c);
@@ -70,10 +70,11 @@ static void nothing_is_the_reading_room(void **state)
 static void options_of_every_kind(void **state)
 {
     (void)state;
-    PARSE(p,
-          "ask|-s|my book|--temp=0.7|--top-p|0.9|--seed|18446744073709551615|--max-tokens|64|--json|--kv|raw|"
-          "--sparsity|0.25|--sink|0|--recent|512|--threads=2|--kernels|avx2|--model|m.gguf|--adapter|none|"
-          "--heads|none|--long|--quiet|--data-dir|/d|a.pdf|Who is it?");
+    PARSE(
+        p,
+        "ask|-s|my book|--temp=0.7|--top-p|0.9|--seed|18446744073709551615|--max-tokens|64|--json|--kv|raw|"
+        "--sparsity|0.25|--sink|0|--recent|512|--threads=2|--kernels|avx2|--model|m.gguf|--adapter|none|"
+        "--heads|none|--device|host|--weights|w4|--context|2M|--long|--quiet|--data-dir|/d|a.pdf|Who is it?");
     assert_int_equal(p.rc, 0);
     assert_int_equal(p.command->id, CLI_ASK);
     assert_string_equal(p.c.session, "my book");
@@ -88,6 +89,9 @@ static void options_of_every_kind(void **state)
     assert_string_equal(p.c.model_option, "m.gguf");
     assert_string_equal(p.c.adapter, "none");
     assert_string_equal(p.c.heads, "none");
+    assert_string_equal(p.c.device, "host");
+    assert_string_equal(p.c.weights, "w4");
+    assert_true(p.c.context == 2 << 20);
     assert_true(p.c.json && p.c.long_context && p.c.quiet);
     assert_int_equal(p.c.n_args, 2);
     assert_string_equal(p.c.args[0], "a.pdf");
@@ -157,6 +161,12 @@ static void bad_values_are_refused(void **state)
     refused("ask|--threads|0|q", "--threads wants");
     refused("ask|--kv|5|q", "--kv wants raw, kv8, k8v4, kv4, k4v2 or kv3, not ‘5’");
     refused("ask|--kernels|sse|q", "--kernels wants ref, avx2, avx512 or avx512vnni, not ‘sse’");
+    refused("ask|--device|tpu|q", "--device wants auto, cpu, cuda or host, not ‘tpu’");
+    refused("ask|--weights|w3|q", "--weights wants auto, f16");
+    refused("ask|--context|63|q", "--context wants a number of tokens");
+    refused("ask|--context|1.5M|q", "--context wants a number of tokens");
+    refused("ask|--context|99999999999999999999K|q", "--context wants a number of tokens");
+    refused("ask|--context|K|q", "--context wants a number of tokens");
     refused("ask|--json=1|q", "--json takes no value");
     refused("ask|q|--model", "--model wants MODEL after it");
     refused("ask|-s", "--session wants NAME after it");
