@@ -163,6 +163,7 @@ struct finish_args {
     void *y; /* at its first row and column */
     size_t ldy;
     uint32_t columns;
+    int wide; /* eight columns at a time are aligned on both sides */
 };
 
 static __device__ __forceinline__ float clamped(float v)
@@ -170,37 +171,56 @@ static __device__ __forceinline__ float clamped(float v)
     return fminf(fmaxf(v, -65504.0f), 65504.0f);
 }
 
-template <typename ACC>
-static __device__ __forceinline__ float2 pair_at(const struct finish_args &a, uint32_t c)
+static __device__ __forceinline__ uint32_t half_bits(float v)
 {
-    const ACC *p = (const ACC *)a.acc + (size_t)blockIdx.y * a.columns + c;
-    float2 v = make_float2((float)p[0], c + 1 < a.columns ? (float)p[1] : 0);
-    if (a.bias) {
-        v.x += a.bias[c];
-        v.y += c + 1 < a.columns ? a.bias[c + 1] : 0;
-    }
-    return v;
+    return __half_as_ushort(__float2half_rn(clamped(v)));
 }
 
-/* Four pairs a thread. */
+static __device__ __forceinline__ float silu_mul(float gate, float up)
+{
+    gate = clamped(gate); /* fp16 sums may have become infinite */
+    return gate / (1.0f + __expf(-gate)) * clamped(up);
+}
+
+/* Sums of columns c..c+7, zero past the end. */
+template <typename ACC>
+static __device__ __forceinline__ void sums_at(const struct finish_args &a, uint32_t c, float (&v)[8])
+{
+    const ACC *p = (const ACC *)a.acc + (size_t)blockIdx.y * a.columns + c;
+    if (a.wide) {
+        ACC at[8];
+        for (uint32_t i = 0; i < 8 * sizeof(ACC) / 16; i++)
+            ((uint4 *)at)[i] = ((const uint4 *)p)[i];
+        for (int i = 0; i < 8; i++)
+            v[i] = (float)at[i];
+    } else {
+        for (uint32_t i = 0; i < 8; i++)
+            v[i] = c + i < a.columns ? (float)p[i] : 0;
+    }
+    for (uint32_t i = 0; a.bias && i < 8; i++)
+        v[i] += c + i < a.columns ? a.bias[c + i] : 0;
+}
+
+/* Eight columns a thread. */
 template <typename ACC, bool SILU>
 static __global__ void __launch_bounds__(FINISH_THREADS) finish_kernel(const struct finish_args a)
 {
-    uint16_t *y = (uint16_t *)a.y + blockIdx.y * a.ldy;
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        uint32_t c = 2 * ((blockIdx.x * 4 + i) * FINISH_THREADS + threadIdx.x);
-        if (c >= a.columns)
-            return;
-        float2 v = pair_at<ACC>(a, c);
-        if constexpr (SILU) {
-            float gate = clamped(v.x), up = clamped(v.y);
-            y[c / 2] = __half_as_ushort(__float2half_rn(clamped(gate / (1.0f + __expf(-gate)) * up)));
-        } else {
-            y[c] = __half_as_ushort(__float2half_rn(clamped(v.x)));
-            if (c + 1 < a.columns)
-                y[c + 1] = __half_as_ushort(__float2half_rn(clamped(v.y)));
-        }
+    uint32_t c = 8 * (blockIdx.x * FINISH_THREADS + threadIdx.x), out[8];
+    constexpr uint32_t OUT = SILU ? 4 : 8;
+    if (c >= a.columns)
+        return;
+    float v[8];
+    sums_at<ACC>(a, c, v);
+    for (uint32_t i = 0; i < OUT; i++)
+        out[i] = half_bits(SILU ? silu_mul(v[SILU ? 2 * i : 0], v[SILU ? 2 * i + 1 : 0]) : v[i]);
+    uint32_t first = SILU ? c / 2 : c, end = SILU ? a.columns / 2 : a.columns;
+    uint16_t *y = (uint16_t *)a.y + blockIdx.y * a.ldy + first;
+    if (a.wide && SILU) {
+        *(uint2 *)y = make_uint2(out[0] | out[1] << 16, out[2] | out[3] << 16);
+    } else {
+        for (uint32_t i = 0; i < OUT; i++)
+            if (first + i < end)
+                y[i] = (uint16_t)out[i];
     }
 }
 
@@ -228,6 +248,7 @@ void gemm_finish(struct device *d, const struct device_linear_args *in, const vo
             bias_kernel<<<grid, FINISH_THREADS, 0, s>>>(a);
     } else {
         a.y = (uint16_t *)in->y + t0 * in->ldy + (silu ? n0 / 2 : n0);
+        a.wide = a.columns % 8 == 0 && in->ldy % 4 == 0 && (uintptr_t)a.y % 8 == 0;
         dim3 grid((a.columns + 8 * FINISH_THREADS - 1) / (8 * FINISH_THREADS), (unsigned)rows);
         if (acc_is_half && silu)
             finish_kernel<__half, true><<<grid, FINISH_THREADS, 0, s>>>(a);

@@ -33,7 +33,9 @@ struct skinny {
     uint32_t x_stride, x_at, slots_at; /* bytes in shared memory; the sums of x lie before x_at */
     float eps;
     int epilogue;
-    int wide; /* x and norm_w are aligned for vector loads */
+    int wide;  /* x and norm_w are aligned for vector loads */
+    int whole; /* and K is whole units */
+    int kept;  /* and rows to be normed fit the threads' registers */
 };
 
 static __host__ __device__ constexpr int slot_units(int format)
@@ -107,23 +109,28 @@ static __device__ __forceinline__ void ring_wait(uint32_t bar, uint32_t parity)
 
 /* ---- activations --------------------------------------------------------------------------------------- */
 
-/* Values k..k+3 of a row, zero past K. */
-static __device__ __forceinline__ float4 load_f32(const float *p, uint32_t k, uint32_t K, int wide)
+/* Eight values from column k on, zero past K. `wide`: aligned. */
+static __device__ __forceinline__ void load_f32(const float *p, uint32_t k, uint32_t K, bool wide,
+                                                float (&v)[8])
 {
-    if (wide && k + 4 <= K)
-        return *(const float4 *)(p + k);
-    return make_float4(k < K ? p[k] : 0, k + 1 < K ? p[k + 1] : 0, k + 2 < K ? p[k + 2] : 0,
-                       k + 3 < K ? p[k + 3] : 0);
+    if (wide && k + 8 <= K) {
+        *(float4 *)v = *(const float4 *)(p + k);
+        *(float4 *)(v + 4) = *(const float4 *)(p + k + 4);
+    } else {
+        for (uint32_t i = 0; i < 8; i++)
+            v[i] = k + i < K ? p[k + i] : 0;
+    }
 }
 
-static __device__ __forceinline__ uint2 load_f16(const uint16_t *p, uint32_t k, uint32_t K, int wide)
+static __device__ __forceinline__ uint4 load_f16(const uint16_t *p, uint32_t k, uint32_t K, bool wide)
 {
-    if (wide && k + 4 <= K)
-        return *(const uint2 *)(p + k);
+    if (wide && k + 8 <= K)
+        return *(const uint4 *)(p + k);
     uint32_t v[4];
     for (uint32_t i = 0; i < 4; i++)
-        v[i] = k + i < K ? p[k + i] : 0;
-    return make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
+        v[i] =
+            (k + 2 * i < K ? p[k + 2 * i] : 0) | (k + 2 * i + 1 < K ? (uint32_t)p[k + 2 * i + 1] << 16 : 0);
+    return make_uint4(v[0], v[1], v[2], v[3]);
 }
 
 static __device__ __forceinline__ uint32_t clamped_half2(float a, float b)
@@ -132,70 +139,157 @@ static __device__ __forceinline__ uint32_t clamped_half2(float a, float b)
     return *(uint32_t *)&h;
 }
 
-/* 1 / sqrt(mean(x^2) + eps) of each row, by the whole block. */
-static __device__ void norm_factors(const struct skinny &a, float *warp_sums,
-                                    float (&factor)[DEVICE_DECODE_T])
+static __device__ __forceinline__ uint4 normed(const float (&v)[8], const float (&n)[8], float factor)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++) {
-        if (t >= a.T)
-            break;
-        const float *row = (const float *)a.x + t * a.ldx;
+    uint32_t h[4];
+    for (int i = 0; i < 4; i++)
+        h[i] = clamped_half2(v[2 * i] * factor * n[2 * i], v[2 * i + 1] * factor * n[2 * i + 1]);
+    return make_uint4(h[0], h[1], h[2], h[3]);
+}
+
+static __device__ __forceinline__ float sum_of_squares(const float (&v)[8])
+{
+    return ((v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3])) +
+           ((v[4] * v[4] + v[5] * v[5]) + (v[6] * v[6] + v[7] * v[7]));
+}
+
+/* A lane's eight columns of row t to shared memory, and the sums of its groups. All lanes of a warp call, for
+ * neighbouring columns. */
+template <int FORMAT>
+static __device__ __forceinline__ void put_eight(const struct skinny &a, uint8_t *smem, float *sums,
+                                                 uint32_t t, uint32_t k, uint4 h)
+{
+    uint32_t padded = a.units * UNIT_COLS;
+    if (k < padded)
+        *(uint4 *)(smem + a.x_at + t * a.x_stride + 2 * k) = h;
+    if constexpr (needs_sums(FORMAT)) {
         float sum = 0;
-#pragma unroll 4
-        for (uint32_t k = threadIdx.x * 4; k < a.K; k += THREADS * 4) {
-            float4 v = load_f32(row, k, a.K, a.wide);
-            sum += v.x * v.x + v.y * v.y + (v.z * v.z + v.w * v.w);
+        for (int i = 0; i < 4; i++) {
+            float2 p = __half22float2(((const __half2 *)&h)[i]);
+            sum += p.x + p.y;
         }
-        for (int i = 16; i; i >>= 1)
+        for (int i = 1; i < sums_group(FORMAT) / 8; i *= 2)
             sum += __shfl_xor_sync(~0u, sum, i);
-        if (lane == 0)
-            warp_sums[t * WARPS + warp] = sum;
-    }
-    __syncthreads();
-#pragma unroll
-    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++) {
-        float sum = 0;
-        if (t < a.T)
-            for (int i = 0; i < WARPS; i++)
-                sum += warp_sums[t * WARPS + i];
-        factor[t] = rsqrtf(sum / (float)a.K + a.eps);
+        if (k < padded && k % sums_group(FORMAT) == 0)
+            sums[k / sums_group(FORMAT) * 4 + t] = sum;
     }
 }
 
-/* x' of all rows to shared memory, zero up to whole units, and the sums of its groups. */
-template <int FORMAT> static __device__ void stage_rows(const struct skinny &a, uint8_t *smem, float *sums)
+/* fp16 rows: a warp takes 256 columns at a time. WIDE: aligned, and K is whole units. */
+template <int FORMAT, bool WIDE>
+static __device__ __forceinline__ void stage_halves(const struct skinny &a, uint8_t *smem, float *sums)
 {
-    float factor[DEVICE_DECODE_T];
-    if (a.norm_w)
-        norm_factors(a, (float *)(smem + BARRIER_BYTES), factor);
-    uint32_t padded = a.units * UNIT_COLS;
+    uint32_t padded = a.units * UNIT_COLS, pieces = (padded + 255) / 256, lane = threadIdx.x % 32;
+#pragma unroll WIDE ? 4 : 1
+    for (uint32_t c = threadIdx.x / 32; c < a.T * pieces; c += WARPS) {
+        uint32_t t = c / pieces, k = c % pieces * 256 + lane * 8;
+        const uint16_t *row = (const uint16_t *)a.x + t * a.ldx;
+        uint4 h = make_uint4(0, 0, 0, 0);
+        if (!WIDE)
+            h = load_f16(row, k, a.K, a.wide);
+        else if (k < padded)
+            h = *(const uint4 *)(row + k);
+        put_eight<FORMAT>(a, smem, sums, t, k, h);
+    }
+}
+
+/* The block's sum for row t, after a barrier. */
+static __device__ __forceinline__ float norm_factor(const struct skinny &a, const float *warp_sums,
+                                                    uint32_t t)
+{
+    float sum = 0;
+    for (int i = 0; i < WARPS; i++)
+        sum += warp_sums[t * WARPS + i];
+    return rsqrtf(sum / (float)a.K + a.eps);
+}
+
+static __device__ __forceinline__ void put_warp_sum(float *warp_sums, uint32_t t, float sum)
+{
+    for (int i = 16; i; i >>= 1)
+        sum += __shfl_xor_sync(~0u, sum, i);
+    if (threadIdx.x % 32 == 0)
+        warp_sums[t * WARPS + threadIdx.x / 32] = sum;
+}
+
+/* Pieces of eight columns that a thread keeps of a row: K up to 4,096. */
+enum { KEPT = 4096 / (THREADS * 8) };
+
+/* norm_w's columns of this thread, which do not hang on earlier kernels. */
+static __device__ __forceinline__ void load_norm(const struct skinny &a, float (&n)[KEPT][8])
+{
 #pragma unroll
-    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++) {
-        if (t >= a.T)
-            break;
-        uint8_t *to = smem + a.x_at + t * a.x_stride;
-#pragma unroll 4
-        for (uint32_t k = threadIdx.x * 4; k < padded; k += THREADS * 4) {
-            uint2 h;
-            if (a.norm_w) {
-                float4 v = load_f32((const float *)a.x + t * a.ldx, k, a.K, a.wide);
-                float4 n = load_f32(a.norm_w, k, a.K, a.wide);
-                h = make_uint2(clamped_half2(v.x * factor[t] * n.x, v.y * factor[t] * n.y),
-                               clamped_half2(v.z * factor[t] * n.z, v.w * factor[t] * n.w));
-            } else {
-                h = load_f16((const uint16_t *)a.x + t * a.ldx, k, a.K, a.wide);
+    for (uint32_t i = 0; i < KEPT; i++) {
+        uint32_t k = (i * THREADS + threadIdx.x) * 8;
+        for (int c = 0; c < 8; c++)
+            n[i][c] = 0;
+        if (a.kept && k < a.K) {
+            *(float4 *)n[i] = *(const float4 *)(a.norm_w + k);
+            *(float4 *)(n[i] + 4) = *(const float4 *)(a.norm_w + k + 4);
+        }
+    }
+}
+
+/* RMSNorm with the rows in registers: all loads are under way before the first is needed. */
+template <int FORMAT>
+static __device__ __forceinline__ void stage_kept(const struct skinny &a, uint8_t *smem, float *sums,
+                                                  const float (&n)[KEPT][8])
+{
+    float v[DEVICE_DECODE_T][KEPT][8], *warp_sums = (float *)(smem + BARRIER_BYTES);
+#pragma unroll
+    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++)
+#pragma unroll
+        for (uint32_t i = 0; i < KEPT; i++) {
+            uint32_t k = (i * THREADS + threadIdx.x) * 8;
+            for (int c = 0; c < 8; c++)
+                v[t][i][c] = 0;
+            if (t < a.T && k < a.K) {
+                const float *p = (const float *)a.x + t * a.ldx + k;
+                *(float4 *)v[t][i] = *(const float4 *)p;
+                *(float4 *)(v[t][i] + 4) = *(const float4 *)(p + 4);
             }
-            *(uint2 *)(to + 2 * k) = h;
-            if constexpr (needs_sums(FORMAT)) { /* the loop's bounds are whole warps: 128 columns each */
-                float2 p = __half22float2(*(__half2 *)&h.x), q = __half22float2(*(__half2 *)&h.y);
-                float sum = p.x + p.y + (q.x + q.y);
-                for (int i = 1; i < sums_group(FORMAT) / 4; i *= 2)
-                    sum += __shfl_xor_sync(~0u, sum, i);
-                if (k % sums_group(FORMAT) == 0)
-                    sums[k / sums_group(FORMAT) * 4 + t] = sum;
-            }
+        }
+#pragma unroll
+    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++)
+        if (t < a.T)
+            put_warp_sum(warp_sums, t,
+                         sum_of_squares(v[t][0]) + (KEPT > 1 ? sum_of_squares(v[t][KEPT - 1]) : 0));
+    __syncthreads();
+#pragma unroll
+    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++)
+        if (t < a.T) {
+            float factor = norm_factor(a, warp_sums, t);
+#pragma unroll
+            for (uint32_t i = 0; i < KEPT; i++)
+                put_eight<FORMAT>(a, smem, sums, t, (i * THREADS + threadIdx.x) * 8,
+                                  normed(v[t][i], n[i], factor));
+        }
+}
+
+/* RMSNorm of any rows, which are read twice. */
+template <int FORMAT>
+static __device__ __forceinline__ void stage_normed(const struct skinny &a, uint8_t *smem, float *sums)
+{
+    float v[8], n[8], *warp_sums = (float *)(smem + BARRIER_BYTES);
+    uint32_t padded = (a.units * UNIT_COLS + THREADS * 8 - 1) / (THREADS * 8) * (THREADS * 8);
+#pragma unroll 1
+    for (uint32_t t = 0; t < a.T; t++) {
+        float sum = 0;
+#pragma unroll 1
+        for (uint32_t k = threadIdx.x * 8; k < padded; k += THREADS * 8) {
+            load_f32((const float *)a.x + t * a.ldx, k, a.K, a.wide, v);
+            sum += sum_of_squares(v);
+        }
+        put_warp_sum(warp_sums, t, sum);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t t = 0; t < a.T; t++) {
+        float factor = norm_factor(a, warp_sums, t);
+#pragma unroll 1
+        for (uint32_t k = threadIdx.x * 8; k < padded; k += THREADS * 8) {
+            load_f32((const float *)a.x + t * a.ldx, k, a.K, a.wide, v);
+            load_f32(a.norm_w, k, a.K, a.wide, n);
+            put_eight<FORMAT>(a, smem, sums, t, k, normed(v, n, factor));
         }
     }
 }
@@ -303,11 +397,20 @@ static __global__ void __launch_bounds__(THREADS, 2) skinny_kernel(const struct 
     ring_init(bars, a.slots, lane);
     for (uint32_t s = 0; s < a.slots; s++)
         ask(s);
+    float norm[KEPT][8];
+    load_norm(a, norm);
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-    stage_rows<FORMAT>(a, smem, sums);
+    if (a.kept)
+        stage_kept<FORMAT>(a, smem, sums, norm);
+    else if (a.norm_w)
+        stage_normed<FORMAT>(a, smem, sums);
+    else if (a.whole)
+        stage_halves<FORMAT, true>(a, smem, sums);
+    else
+        stage_halves<FORMAT, false>(a, smem, sums);
     __syncthreads();
     uint32_t column = FORMAT == DEVICE_W_BF16 ? lane >> 3 : lane >> 2; /* the row of x that this lane feeds */
     const uint8_t *x = smem + a.x_at + (column < a.T ? column : 0) * a.x_stride + (lane & 3) * 16;
@@ -412,7 +515,9 @@ void linear_skinny(struct device *d, const struct device_linear_args *in)
     a.tiles = (uint32_t)w->tiles;
     a.eps = in->eps;
     a.epilogue = in->epilogue;
-    a.wide = in->ldx % 4 == 0 && (uintptr_t)in->x % 16 == 0 && (uintptr_t)in->norm_w % 16 == 0;
+    a.wide = in->ldx % 8 == 0 && (uintptr_t)in->x % 16 == 0 && (uintptr_t)in->norm_w % 16 == 0;
+    a.whole = a.wide && w->K % UNIT_COLS == 0;
+    a.kept = a.whole && in->norm_w && w->K <= (size_t)KEPT * THREADS * 8;
     size_t shared = plan_shared(c, w, &a);
     if (!shared) {
         cuda_refuse(d, "linear", "a row of this many columns does not fit the card's shared memory");
