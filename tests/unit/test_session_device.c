@@ -23,9 +23,9 @@
 
 /* The sanitizers make arithmetic ten times slower. */
 #ifdef __SANITIZE_ADDRESS__
-enum { N = 1100 };
+enum { N = 1100, EACH = 3 };
 #else
-enum { N = 2200 };
+enum { N = 2200, EACH = 1 };
 #endif
 
 static struct lab lab;
@@ -170,9 +170,10 @@ static void test_equals_the_processor(void **state)
     (void)state;
     static const int formats[] = {16, 8, 4, 84};
     for (int d = 0; d < 2; d++)
-        for (int i = 0; has[d] && i < 4; i++) {
+        for (int i = EACH / 2; has[d] && i < 4; i += EACH) {
             against_processor(devices[d], model, i / 3.0, formats[i]);
-            against_processor(devices[d], model_q4, 0.5, formats[i]);
+            if (EACH == 1)
+                against_processor(devices[d], model_q4, 0.5, formats[i]);
             against_processor(devices[d], model_bias, 1 - i / 3.0, formats[i]);
         }
 }
@@ -232,7 +233,7 @@ static void test_cuts(void **state)
             continue;
         struct engine *g = open_on(devices[d], model_q4, 0.5, 8);
         float *want = NULL;
-        for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i += i ? 2 * EACH - 1 : 1) {
             struct session *s = lab_session(g);
             lab_append(&lab, s, 0, 1100, steps[i]);
             if (!want)
@@ -286,9 +287,9 @@ static void save_and_restore(const char *from, const char *to, double sparsity, 
 static void test_either_side_restores_the_other(void **state)
 {
     (void)state;
-    static const size_t cuts[] = {3, 64, 700, 1024, 1087};
+    static const size_t cuts[] = {3, 64, 700, 1087, 1024};
     for (int d = 0; d < 2; d++)
-        for (size_t i = 0; has[d] && i < sizeof cuts / sizeof cuts[0]; i++) {
+        for (size_t i = 0; has[d] && i < sizeof cuts / sizeof cuts[0]; i += EACH) {
             int format = i % 2 ? 4 : 8;
             double sparsity = (double)(i % 4) / 3;
             save_and_restore(devices[d], NULL, sparsity, format, cuts[i]);
@@ -313,7 +314,7 @@ static void test_saving_while_reading(void **state)
             struct session_save *v;
             lab_append(&lab, s, at, at + 512 < N ? at + 512 : N, 0);
             assert_int_equal(session_save_begin(s, &v, &e), 0);
-            int rc = at == 1024 ? ERR_IO : session_save_put(v, &sink, &e); /* one is lost, and comes again */
+            int rc = at == 512 ? ERR_IO : session_save_put(v, &sink, &e); /* one is lost, and comes again */
             session_save_end(s, v, rc);
         }
         lab_append(&lab, t, 0, N, 0);
@@ -355,7 +356,7 @@ static void test_marks_and_rewinding(void **state)
         same_bits(at_mark, s, g);
         lab_append(&lab, s, 1000, 1100, 0);
         same_bits(want, s, g);
-        for (size_t i = 0; i < sizeof back / sizeof back[0]; i++) {
+        for (size_t i = 0; i < sizeof back / sizeof back[0]; i += EACH) {
             assert_int_equal(session_rewind(s, NULL, back[i], NULL, 0, NULL, &e), 0);
             assert_int_equal(session_position(s), back[i]);
             session_free(plain);
@@ -365,6 +366,7 @@ static void test_marks_and_rewinding(void **state)
             close_to(fresh, s, g, 5e-3, "back", back[i]);
             free(fresh);
         }
+        assert_int_equal(session_rewind(s, NULL, 1000, NULL, 0, NULL, &e), 0);
         lab_append(&lab, s, 1000, 1100, 0);
         close_to(want, s, g, 5e-3, "forward again", 1100);
         assert_int_equal(session_rewind(s, NULL, 0, NULL, 0, NULL, &e), 0);
