@@ -37,6 +37,8 @@ static struct device_ops make(void)
     t.linear = cuda_linear;
     t.embed = cuda_embed;
     t.argmax = cuda_argmax;
+    t.select_scratch_bytes = cuda_select_scratch_bytes;
+    t.select = cuda_select;
     t.attend_prefill_scratch_bytes = cuda_attend_prefill_scratch_bytes;
     t.attend_prefill = cuda_attend_prefill;
     t.attend_decode_scratch_bytes = cuda_attend_decode_scratch_bytes;
