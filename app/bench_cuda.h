@@ -31,7 +31,8 @@ struct card_shape {
 const struct card_shape *card_shapes(size_t *n);
 const struct card_shape *card_shape_find(const char *name); /* NULL: there is none */
 
-/* Retrieval heads of layer l when a share of all heads retrieves: spread evenly over the layers. */
+/* Retrieval heads of layer l when a share of all heads retrieves: as in the shape's own pattern, else spread
+ * evenly over the layers. */
 size_t card_shape_retrieval(const struct card_shape *s, double share, size_t l);
 
 /* Multiply-adds * 2 of a token's matrix products, without the output matrix; and of attention of T tokens

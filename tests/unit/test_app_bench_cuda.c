@@ -24,14 +24,16 @@ static void shapes_spread_their_heads(void **state)
     size_t n;
     const struct card_shape *s = card_shapes(&n);
     for (size_t i = 0; i < n; i++) {
-        size_t half = 0, all = 0;
+        size_t half = 0, all = 0, quarter = 0;
         for (size_t l = 0; l < s[i].L; l++) {
             assert_true(card_shape_retrieval(&s[i], 0.5, l) <= s[i].HK);
+            quarter += card_shape_retrieval(&s[i], 0.25, l);
             half += card_shape_retrieval(&s[i], 0.5, l);
             all += card_shape_retrieval(&s[i], 1, l);
         }
         assert_int_equal(all, s[i].L * s[i].HK);
         assert_int_equal(half, s[i].L * s[i].HK / 2);
+        assert_int_equal(quarter, s[i].L * s[i].HK / 4);
         assert_ptr_equal(card_shape_find(s[i].name), &s[i]);
     }
     assert_null(card_shape_find("llama"));
