@@ -10,6 +10,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/pool.h"
 #include "engine/device/device_engine.h"
+#include "engine/device/device_plan.h"
 #include "engine/session.h"
 
 struct through {
@@ -17,7 +18,8 @@ struct through {
     struct device_engine *g;
     struct device_session *s;
     struct pool *pool;
-    uint32_t *ids; /* [chunk] */
+    uint32_t *ids;    /* [chunk] */
+    uint64_t context; /* tokens that it is ready for */
 };
 
 static int make_layout(struct card_run *run, const struct card_plan *p, struct cache_layout *y, struct err *e)
@@ -33,10 +35,9 @@ static int make_layout(struct card_run *run, const struct card_plan *p, struct c
     return rc;
 }
 
-static int open_through(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+static struct device_shape shape_of(const struct card_shape *s)
 {
-    const struct card_shape *s = run->shape;
-    struct device_shape shape = {s->name,
+    return (struct device_shape){s->name,
                                  s->L,
                                  s->C,
                                  s->H,
@@ -48,19 +49,41 @@ static int open_through(struct card_run *run, const struct card_plan *p, struct 
                                  s->rope_base,
                                  s->halves ? ROPE_HALVES : ROPE_PAIRS,
                                  s->qkv_bias};
+}
+
+/* `context` tokens to be ready for; 0: what the planner says that fits on the card. */
+static int open_through(struct card_run *run, const struct card_plan *p, uint64_t context, struct through *t,
+                        struct err *e)
+{
+    struct device_shape shape = shape_of(run->shape);
     struct device_options o = {.device = run->device,
                                .library = run->library,
-                               .weights = card_weight_format(s, p->weights),
-                               .context = p->contexts[0] + KV_BLOCK,
+                               .weights = card_weight_format(run->shape, p->weights),
+                               .context = context,
                                .chunk = run->chunk};
     memset(t, 0, sizeof *t);
     int rc = make_layout(run, p, &t->layout, e);
+    if (!rc && !context) {
+        struct device_plan_input in = {.shape = shape, .layout = &t->layout, .chunk = run->chunk};
+        struct device_plan plan;
+        in.weights = plan_weights_of_shape(&shape, o.weights);
+        rc = device_plan_ask(run->d, &in, &plan, e);
+        if (!rc)
+            o.context = plan.fit_card / KV_BLOCK * KV_BLOCK;
+        if (!rc && p->contexts[0] && o.context > p->contexts[0])
+            o.context = p->contexts[0];
+        if (!rc && o.context < 4 * KV_BLOCK)
+            rc = err_set(e, ERR_MEMORY, "the planner finds no room");
+    }
+    t->context = o.context;
     if (!rc)
         rc = device_engine_open_shape(&t->g, &o, &shape, &t->layout, 1, e);
     if (!rc)
         rc = pool_create(&t->pool, 0, e);
     if (!rc && !(t->ids = calloc(run->chunk, sizeof *t->ids)))
         rc = err_memory(e, "token ids");
+    if (!rc)
+        rc = device_session_create(&t->s, t->g, e);
     return rc;
 }
 
@@ -86,7 +109,8 @@ static uint64_t past_bytes(const struct through *t, uint64_t position)
 }
 
 /* A page of steps, each token the answer to the one before. */
-static int steps_row(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+static int steps_row(struct card_run *run, const struct card_plan *p, struct through *t, const char *note,
+                     struct err *e)
 {
     struct card_row row;
     struct card_samples wall = {0};
@@ -109,7 +133,7 @@ static int steps_row(struct card_run *run, const struct card_plan *p, struct thr
     row.limit = run->limits[DEVICE_LIMIT_READ];
     row.tokens_a_second = 1e3 / row.ms;
     row.memory = (double)taken(t);
-    snprintf(row.note, sizeof row.note, "decode through the engine");
+    snprintf(row.note, sizeof row.note, "%s", note);
     run->emit(run, &row);
     return 0;
 }
@@ -117,13 +141,11 @@ static int steps_row(struct card_run *run, const struct card_plan *p, struct thr
 /* ---- reading and answering -------------------------------------------------------------------------------
  */
 
-static int read_row(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+static int read_tokens(struct card_run *run, struct through *t, uint64_t n, struct err *e)
 {
-    struct card_row row;
     struct device_pass pass = {0};
-    uint64_t n = p->contexts[0], state = 5;
-    int rc = device_session_reserve(t->s, n, e);
-    double begun = clock_seconds();
+    uint64_t state = 5;
+    int rc = 0;
     while (!rc && device_session_position(t->s) < n) {
         size_t T = device_session_next(t->s, n - device_session_position(t->s), 0);
         for (size_t i = 0; i < T; i++) {
@@ -132,6 +154,17 @@ static int read_row(struct card_run *run, const struct card_plan *p, struct thro
         }
         rc = device_session_pass(t->s, t->ids, T, &pass, e);
     }
+    return rc;
+}
+
+static int read_row(struct card_run *run, const struct card_plan *p, struct through *t, struct err *e)
+{
+    struct card_row row;
+    uint64_t n = p->contexts[0];
+    int rc = device_session_reserve(t->s, n, e);
+    double begun = clock_seconds();
+    if (!rc)
+        rc = read_tokens(run, t, n, e);
     if (rc)
         return rc;
     double seconds = clock_seconds() - begun;
@@ -152,13 +185,33 @@ static int read_row(struct card_run *run, const struct card_plan *p, struct thro
 int card_measure_engine(struct card_run *run, const struct card_plan *p, struct err *e)
 {
     struct through t;
-    int rc = open_through(run, p, &t, e);
-    if (!rc)
-        rc = device_session_create(&t.s, t.g, e);
+    int rc = open_through(run, p, p->contexts[0] + KV_BLOCK, &t, e);
     if (!rc)
         rc = read_row(run, p, &t, e);
     if (!rc)
-        rc = steps_row(run, p, &t, e);
+        rc = steps_row(run, p, &t, "decode through the engine", e);
+    close_through(&t);
+    return rc;
+}
+
+/* As many tokens as the planner promises, taken by the engine, with steps at their end. */
+int card_measure_promise(struct card_run *run, const struct card_plan *p, struct err *e)
+{
+    struct through t;
+    int rc = open_through(run, p, 0, &t, e);
+    uint64_t end = t.context - KV_BLOCK; /* steps go on into the last block */
+    if (!rc)
+        rc = read_tokens(run, &t, 2 * KV_BLOCK, e);
+    if (!rc)
+        rc = device_session_repeat(t.s, end, e);
+    if (!rc)
+        rc = device_session_reserve(t.s, t.context, e);
+    if (!rc && device_session_host_bytes(t.s))
+        rc = err_set(e, ERR_MEMORY, "%llu bytes of what the planner promised had to go to host memory",
+                     (unsigned long long)device_session_host_bytes(t.s));
+    if (!rc)
+        rc = steps_row(run, p, &t,
+                       "through the engine, filled as the planner promises (and a block for steps)", e);
     close_through(&t);
     return rc;
 }
@@ -226,15 +279,13 @@ int card_measure_restore(struct card_run *run, const struct card_plan *p, struct
     struct through t;
     uint8_t *source = NULL;
     size_t n = 0;
-    int rc = open_through(run, p, &t, e);
-    if (!rc)
-        rc = device_session_create(&t.s, t.g, e);
+    int rc = open_through(run, p, p->contexts[0] + KV_BLOCK, &t, e);
     if (!rc && !(source = make_source(device_session_kv(t.s), (size_t)(p->contexts[0] / KV_BLOCK), &n)))
         rc = err_memory(e, "blocks to bring back");
     if (!rc)
         rc = restore_row(run, p, &t, source, n, e);
     if (!rc)
-        rc = steps_row(run, p, &t, e);
+        rc = steps_row(run, p, &t, "decode through the engine", e);
     close_through(&t);
     free(source);
     return rc;

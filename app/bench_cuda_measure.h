@@ -45,6 +45,7 @@ int card_measure_selection(struct card_run *run, const struct card_plan *p, stru
 int card_measure_prefill(struct card_run *run, const struct card_plan *p, struct err *e);
 int card_measure_prefill_attention(struct card_run *run, const struct card_plan *p, struct err *e);
 int card_measure_capacity(struct card_run *run, const struct card_plan *p, struct err *e);
+int card_measure_promise(struct card_run *run, const struct card_plan *p, struct err *e); /* of capacity */
 int card_measure_restore(struct card_run *run, const struct card_plan *p, struct err *e);
 int card_measure_engine(struct card_run *run, const struct card_plan *p, struct err *e);
 

@@ -236,5 +236,5 @@ int card_measure_capacity(struct card_run *run, const struct card_plan *p, struc
     card_model_init(&m, run->d, run->shape, card_plan_share(p, run->shape), 0);
     int rc = capacity(run, p, &m, e);
     card_model_close(&m);
-    return rc;
+    return rc ? rc : card_measure_promise(run, p, e);
 }

@@ -126,7 +126,7 @@ static const struct card_plan every[] = {
     {CARD_PREFILL_ATTENTION, "", KV_4, 1, {256}, 0, 1, 0},
     {CARD_PREFILL, "f16", KV_RAW, 1, {192}, 0, 1, 0},
     {CARD_PREFILL, "f16", KV_4, -1, {128, 192}, 0, 1, 0},
-    {CARD_CAPACITY, "w8", KV_4, -1, {4096}, 0, 1, 0},
+    {CARD_CAPACITY, "w8", KV_4, -1, {8192}, 0, 1, 0},
     {CARD_VERIFY, "w8", KV_4, -1, {1024}, 0, 1, 0},
     {CARD_SELECTION, "w8", KV_4, -1, {16384}, 0, 1, 0},
     {CARD_ENGINE, "w8", KV_4, -1, {256}, 0, 1, 0},
@@ -199,7 +199,7 @@ static void every_measure_runs(void **state)
     assert_int_equal(rows_of(&r, "linear"), 14);
     assert_int_equal(rows_of(&r, "prefill-attention"), 1);
     assert_int_equal(rows_of(&r, "prefill"), 3);
-    assert_int_equal(rows_of(&r, "capacity"), 1);
+    assert_int_equal(rows_of(&r, "capacity"), 2);
     assert_int_equal(rows_of(&r, "verify"), 4);
     assert_int_equal(rows_of(&r, "selection"), 1);
     assert_int_equal(rows_of(&r, "engine"), 2);
