@@ -84,7 +84,7 @@ comma     := ,
 NVFLAGS   := -std=c++17 -O3 -lineinfo -I. $(CUDA_GEN) -Wno-deprecated-gpu-targets \
 	-Xcompiler -fPIC$(comma)-fvisibility=hidden$(comma)-fno-exceptions$(comma)-fno-rtti \
 	-Xcompiler -ffp-contract=off$(comma)-Wall$(comma)-Wextra$(comma)-Wno-unused-parameter$(comma)-Wno-missing-field-initializers \
-	-Xptxas -v
+	-Xptxas -v -Xfatbin -compress-all
 ifeq ($(WERROR),1)
 NVFLAGS   += -Werror all-warnings
 endif
