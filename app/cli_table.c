@@ -172,6 +172,17 @@ static const struct cli_option options[] = {
      .group = CLI_SAMPLE,
      .help = "compute one token at a time instead of also trying what the documents suggest comes next: the "
              "same answer, slower where it quotes"},
+    {.name = "select",
+     .kind = CLI_INT,
+     .value = "PAGES",
+     .offset = AT(select),
+     .group = CLI_SAMPLE,
+     .lo = 0,
+     .hi = 1 << 20,
+     .help =
+         "on a card, answer from so many pages of 64 tokens for each head, the best by their summaries: fast "
+         "at any length, but no longer exact; the share of the attention that was seen is told (default: "
+         "0, all pages)"},
     {.name = "ctx",
      .kind = CLI_INT,
      .value = "N",

@@ -88,6 +88,7 @@ static int answer(struct asking *s, struct workbench *w, struct err *e)
     const struct config *c = s->config;
     struct reader_answer a;
     struct reader_question q = {.text = c->args[c->n_args - 1],
+                                .select = (size_t)c->select,
                                 .one_by_one = c->no_drafts,
                                 .temperature = c->temperature,
                                 .top_p = c->top_p,
@@ -108,6 +109,10 @@ static int answer(struct asking *s, struct workbench *w, struct err *e)
         rc = output_json(answer_json(w->reader, &a), e);
     else if (!rc)
         rc = print_sources(&a, e);
+    if (!rc && a.usage.audits)
+        output_notice(
+            c, "answered from %d pages a head; they held %.1f %% of the attention in %zu audited steps",
+            c->select, a.usage.visited * 100, a.usage.audits);
     if (!rc && a.truncated)
         output_notice(c, "the answer was cut at %d tokens; --max-tokens allows more", c->max_tokens);
     if (!rc && a.cancelled)

@@ -44,6 +44,7 @@ struct config {
     uint64_t seed;
     int max_tokens;           /* of an answer */
     int no_drafts;            /* one token a pass */
+    int select;               /* pages that a retrieval head visits in a step, 0: all */
     int ctx;                  /* tokens of a perplexity window */
     const char *tokens, *out; /* files of `logits`, NULL: not given */
     int json, long_context, quiet, no_color, special, yes;

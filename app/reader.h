@@ -79,6 +79,8 @@ struct reader_usage {
     size_t replayed;            /* tokens computed again as the proof of the restore */
     size_t question, generated; /* tokens */
     size_t passes, appended;    /* of the answer: passes through the model, and tokens that they appended */
+    size_t audits;  /* with selected pages: passes that saw all, to tell what the list would have */
+    double visited; /* share of the softmax that it would have seen, 0..1 */
     double restore_seconds, prefill_seconds, first_token_seconds, decode_seconds;
     const char *proof; /* "verified", "close" (other kernels: within rounding), or "none": nothing restored */
     char reason[160];  /* why tokens had to be read, "" when none: "new", "block at 98304 was damaged" */
@@ -123,6 +125,7 @@ struct reader_question {
     int max_tokens;
     int follow_up;  /* goes on with the conversation; 0: answered from the corpus alone */
     int one_by_one; /* one token a pass, no guesses: the same answer */
+    size_t select;  /* pages that a retrieval head visits in a step, on a device alone; 0: all */
     int (*token)(void *arg, const char *piece, size_t n); /* each piece of text as it comes; non-zero stops */
     void *arg;
 };

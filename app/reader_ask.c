@@ -29,8 +29,10 @@ static int check_room(const struct reader *r, size_t question, int max_tokens, s
         used, question, max_tokens, limit);
 }
 
-/* The question's tokens but the last, then the last one watched. */
-static int append_question(struct reader *r, const struct token_list *ids,
+enum { RECENT_PAGES = 4, AUDIT_EVERY = 32 }; /* of selected pages: always kept; steps from one audit on */
+
+/* The question's tokens but the last, then the last one watched, with which the selection of pages begins. */
+static int append_question(struct reader *r, const struct reader_question *q, const struct token_list *ids,
                            const struct append_options *options, struct err *e)
 {
     int rc = session_watch(r->timeline, 0, e);
@@ -38,6 +40,8 @@ static int append_question(struct reader *r, const struct token_list *ids,
         rc = session_append(r->timeline, ids->ids, ids->n - 1, options, e);
     if (!rc)
         rc = session_watch(r->timeline, 1, e);
+    if (!rc && q->select)
+        rc = session_select(r->timeline, q->select, RECENT_PAGES, AUDIT_EVERY, e);
     return rc ? rc : session_append(r->timeline, ids->ids + ids->n - 1, 1, options, e);
 }
 
@@ -126,10 +130,12 @@ static int answer(struct reader *r, const struct reader_question *q, struct canc
         rc = session_mark(r->timeline, &before, e);
     if (!rc) {
         out->usage.question = ids.n;
-        rc = append_question(r, &ids, &options, e);
+        rc = append_question(r, q, &ids, &options, e);
         if (!rc)
             rc = reader_decode(r, q, &options, &text, out, begun, e);
         struct err second;
+        out->usage.visited = session_visited(r->timeline, &out->usage.audits);
+        session_select(r->timeline, 0, 0, 0, &second);
         if (rc && session_return(r->timeline, before, &second))
             r->in_conversation = 0;
         if (!rc)
@@ -152,6 +158,8 @@ int reader_ask(struct reader *r, const struct reader_question *q, const struct p
     if (!r->documents.n)
         return err_set(e, ERR_USAGE, "session '%s' has no documents; add one: lectern add -s '%s' FILE",
                        r->name, r->name);
+    if (q->select && !strcmp(engine_device(r->o.engine), "cpu"))
+        return err_set(e, ERR_UNSUPPORTED, "pages are selected on a card alone; answer without --select");
     int rc = 0;
     if (!q->follow_up || !r->in_conversation)
         rc = reader_read(r, progress, cancel, &out->usage, e);

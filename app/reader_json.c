@@ -112,9 +112,12 @@ json_t *reader_answer_json(const struct reader_answer *a)
                                "prefill_tokens_per_second", per_second(u->prefilled, u->prefill_seconds),
                                "decode_tokens_per_second",
                                u->generated > 1 ? per_second(u->generated - 1, u->decode_seconds) : 0.0);
-    return json_pack("{s:o, s:o, s:b, s:b, s:o, s:o, s:o}", "answer", text_json(a->text), "citations",
+    json_t *selection =
+        u->audits ? json_pack("{s:I, s:f}", "audits", (json_int_t)u->audits, "visited_share", u->visited)
+                  : json_null();
+    return json_pack("{s:o, s:o, s:b, s:b, s:o, s:o, s:o, s:o}", "answer", text_json(a->text), "citations",
                      citations_json(a), "cancelled", a->cancelled, "truncated", a->truncated, "usage", usage,
-                     "restore", reader_restore_json(u), "timing", timing);
+                     "restore", reader_restore_json(u), "timing", timing, "selection", selection);
 }
 
 static uint64_t range_at(const json_t *object, const char *name, size_t i)

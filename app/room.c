@@ -150,6 +150,7 @@ static int ask(struct room *room, const struct ui_request *q, struct err *e)
     const struct config *c = room->config;
     struct reader_answer a;
     struct reader_question question = {.text = q->text,
+                                       .select = (size_t)c->select,
                                        .one_by_one = c->no_drafts,
                                        .temperature = c->temperature,
                                        .top_p = c->top_p,

@@ -131,9 +131,9 @@ int session_append_guesses(struct session *s, const uint32_t *ids, size_t n,
 /* Logits [V] of the last token, or NULL before any (borrowed until the next change). */
 const float *session_logits(const struct session *s);
 
-/* Page selection of single-token appends on a device: retrieval heads visit `pages` best pages instead of all
- * (0: off, the default); the first append after this call and every `audit_every`-th visit all and measure
- * what the list would have seen. ERR_UNSUPPORTED on the processor. */
+/* Page selection of appends of up to SESSION_GUESSES tokens on a device: retrieval heads visit `pages` best
+ * pages instead of all (0: off, the default); the first append after this call and every `audit_every`-th
+ * visit all and measure what the list would have seen. ERR_UNSUPPORTED on the processor. */
 int session_select(struct session *s, size_t pages, size_t recent, size_t audit_every, struct err *e);
 /* Share of the softmax that the lists saw in the audited appends since session_select; audits may be NULL. */
 double session_visited(const struct session *s, size_t *audits);
