@@ -221,17 +221,18 @@ static __global__ void prefill_join(const __grid_constant__ prefill_core a,
             out[32 * i + lane] = __float2half(o[i] * inv);
 }
 
-/* How many parts fill a card of `sms` when a block has `rows` rows and steps of `keys` keys. */
+/* How many parts fill a card that runs `slots` blocks at a time; a block has steps of `keys` keys. */
 static inline prefill_split prefill_split_of(const prefill_core &a, size_t items_a_block, size_t keys,
-                                             size_t sms)
+                                             size_t slots)
 {
     const size_t items = prefill_items(a),
                  blocks = (items + items_a_block - 1) / items_a_block * (size_t)a.heads;
     const size_t worth = a.tokens / (keys * 4); /* a part has four steps at least */
-    size_t parts = sms / blocks < worth ? sms / blocks : worth;
     const size_t states = (size_t)a.heads * items * PREFILL_PAGE;
-    if (parts < 2 || !a.split || parts * states * (size_t)(a.D + 1) * sizeof(float) > a.split_bytes)
-        parts = 1;
+    const size_t room = a.split ? a.split_bytes / (states * (size_t)(a.D + 1) * sizeof(float)) : 0;
+    size_t parts = slots / blocks < worth ? slots / blocks : worth;
+    parts = parts < room ? parts : room;
+    parts = parts > 1 ? parts : 1;
     prefill_split s = {(uint32_t)parts, (float *)a.split, (float *)a.split};
     s.lse = parts > 1 ? s.o + parts * states * (size_t)a.D : NULL;
     return s;
