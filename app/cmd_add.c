@@ -10,6 +10,7 @@
 #include "app/output.h"
 #include "app/store_care.h"
 #include "app/workbench.h"
+#include "ui/human.h"
 
 static void tell(void *arg, const char *line)
 {
@@ -34,6 +35,23 @@ static int report(const struct config *c, const struct workbench *w, const char 
     return output_printf(e, "%s: %zu document%s, %zu tokens (%zu restored, %zu read at %.0f tokens/s)\n",
                          name, reader_documents(r), reader_documents(r) == 1 ? "" : "s",
                          reader_corpus_tokens(r), u->restored, u->prefilled, rate);
+}
+
+/* What the card has room for, before hours are spent on it. */
+static void tell_room(const struct config *c, const struct engine *g)
+{
+    size_t on_card, in_all;
+    struct buf text = {0};
+    engine_room(g, &on_card, &in_all);
+    if (on_card == SIZE_MAX)
+        return;
+    human_count(&text, on_card);
+    buf_puts(&text, " tokens have room on the card, ");
+    human_count(&text, in_all);
+    buf_puts(&text, " with the memory beside it");
+    if (!text.failed)
+        output_notice(c, "%s", text.data);
+    buf_free(&text);
 }
 
 static int add(const struct config *c, struct workbench *w, const char *name, struct err *e)
@@ -85,8 +103,10 @@ int cmd_add(const struct config *c, struct err *e)
     int rc = workbench_name(c, c->args, c->n_args, &name, e);
     if (!rc)
         rc = workbench_open(&w, c, e);
-    if (!rc)
+    if (!rc) {
+        tell_room(c, w.engine);
         rc = add(c, &w, name, e);
+    }
     workbench_close(&w);
     free(name);
     return rc;

@@ -21,7 +21,7 @@ static int check_room(const struct reader *r, size_t question, int max_tokens, s
     size_t limit = engine_context(r->o.engine), used = session_position(r->timeline);
     size_t need = used + question + (size_t)max_tokens;
     if (need <= limit || r->o.allow_long)
-        return 0;
+        return reader_room(r, need, e);
     return err_set(
         e, ERR_LIMIT,
         "%zu tokens of documents and conversation, %zu of question and up to %d of answer are more than the "

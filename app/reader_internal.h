@@ -71,6 +71,9 @@ int reader_load(struct reader *r, struct err *e);
 int reader_load_words(struct reader *r, const struct store_document *d, struct reader_text *t, struct err *e);
 void reader_text_fini(struct reader_text *t);
 
+/* ERR_LIMIT when a timeline of so many tokens has no room on a card and in the memory beside it. */
+int reader_room(const struct reader *r, size_t tokens, struct err *e);
+
 /* Brings the timeline back to the corpus' end when it is behind it in a conversation. */
 int reader_leave_conversation(struct reader *r, struct err *e);
 

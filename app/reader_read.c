@@ -130,6 +130,19 @@ static int mark_end(struct reader *r, struct err *e)
     return session_mark(r->timeline, &r->end, e);
 }
 
+int reader_room(const struct reader *r, size_t tokens, struct err *e)
+{
+    size_t on_card, in_all;
+    engine_room(r->o.engine, &on_card, &in_all);
+    if (tokens <= in_all)
+        return 0;
+    return err_set(
+        e, ERR_LIMIT,
+        "%zu tokens have no room: %zu fit on the card and in the memory beside it; leave documents "
+        "out, or choose a smaller --kv, smaller --weights, more --sparsity or --device cpu",
+        tokens, in_all);
+}
+
 int reader_read(struct reader *r, const struct progress *progress, struct cancel *cancel,
                 struct reader_usage *usage, struct err *e)
 {
@@ -144,7 +157,9 @@ int reader_read(struct reader *r, const struct progress *progress, struct cancel
             "the documents make %zu tokens and the model was trained for %zu: leave documents out, choose a "
             "model with a longer context (--model), or go on at your own risk with --long",
             r->corpus.n, limit);
-    int rc = begin(r, progress, cancel, usage, e);
+    int rc = reader_room(r, r->corpus.n, e);
+    if (!rc)
+        rc = begin(r, progress, cancel, usage, e);
     if (!rc)
         rc = read_rest(r, progress, cancel, usage, e);
     if (!rc && (!r->end || usage->prefilled))

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include "engine/base/bytes.h"
+#include "engine/device/device_plan.h"
 #include "engine/duo/heads.h"
 
 enum {
@@ -214,6 +215,12 @@ const char *engine_kernels(const struct engine *g)
 const char *engine_device(const struct engine *g)
 {
     return g->device ? device_engine_name(g->device) : "cpu";
+}
+void engine_room(const struct engine *g, size_t *on_card, size_t *in_all)
+{
+    const struct device_plan *plan = g->device ? device_engine_plan(g->device) : NULL;
+    *on_card = plan ? plan->fit_card : SIZE_MAX;
+    *in_all = plan ? plan->fit_all : SIZE_MAX;
 }
 int engine_threads(const struct engine *g)
 {

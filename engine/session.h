@@ -73,6 +73,10 @@ const char *engine_kernels(const struct engine *g);
 const char *engine_device(const struct engine *g); /* "cpu", "cuda" or "host" */
 int engine_threads(const struct engine *g);
 
+/* Tokens of one timeline that have room on a card, and with the host's memory beside it, as planned when the
+ * weights were not yet loaded. SIZE_MAX each: the processor computes, or every head streams. */
+void engine_room(const struct engine *g, size_t *on_card, size_t *in_all);
+
 /* Longest context in tokens that the model with its adapter was trained for. */
 size_t engine_context(const struct engine *g);
 

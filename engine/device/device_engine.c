@@ -5,7 +5,6 @@
  * walk whatever failed before.
  */
 #include "engine/device/device_internal.h"
-#include "engine/device/device_plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -168,10 +167,9 @@ static int finish(struct device_engine **out, struct device_shared *shared, cons
 }
 
 /* Refuses what will not fit before anything is loaded. The host device has no card to run out of. */
-static int check_plan(const struct device_shared *g, const struct device_options *o,
+static int check_plan(struct device_shared *g, const struct device_options *o,
                       const struct cache_layout *layout, uint64_t weights, size_t lora_columns, struct err *e)
 {
-    struct device_plan plan;
     struct device_plan_input in = {.shape = g->shape,
                                    .layout = layout,
                                    .weights = weights,
@@ -183,8 +181,9 @@ static int check_plan(const struct device_shared *g, const struct device_options
     g->ops->info(g->device, &info);
     if (!info.major)
         return 0;
-    int rc = device_plan_ask(g->device, &in, &plan, e);
-    return rc ? rc : device_plan_check(&in, &plan, e);
+    int rc = device_plan_ask(g->device, &in, &g->plan, e);
+    g->planned = !rc;
+    return rc ? rc : device_plan_check(&in, &g->plan, e);
 }
 
 int device_engine_open(struct device_engine **out, const struct device_options *o, const struct model *m,
@@ -281,6 +280,10 @@ uint64_t device_engine_weight_bytes(const struct device_engine *g)
 uint64_t device_engine_step_bytes(const struct device_engine *g)
 {
     return g->shared->step_bytes;
+}
+const struct device_plan *device_engine_plan(const struct device_engine *g)
+{
+    return g->shared->planned ? &g->shared->plan : NULL;
 }
 uint64_t device_engine_work_bytes(const struct device_engine *g)
 {

@@ -8,6 +8,7 @@
 #define LECTERN_ENGINE_DEVICE_DEVICE_INTERNAL_H
 
 #include "engine/device/device_engine.h"
+#include "engine/device/device_plan.h"
 
 enum {
     BLOCK_TOKENS = DEVICE_BLOCK_PAGES * KV_PAGE_TOKENS,
@@ -70,6 +71,8 @@ struct device_shared {
     enum tensor_type embed_type;
     struct device_rope rope;
     uint64_t weight_bytes, step_bytes;
+    struct device_plan plan;
+    int planned;
     struct device_work work;
     uint64_t generation;
     void **taken; /* device memory that lives as long as this */

@@ -64,6 +64,9 @@ void device_plan_make(const struct device_plan_input *in, struct device_plan *ou
  * asked for does not. */
 int device_plan_check(const struct device_plan_input *in, const struct device_plan *p, struct err *e);
 
+/* The plan that an engine on a card was opened with; NULL on the host device. */
+const struct device_plan *device_engine_plan(const struct device_engine *g);
+
 /* ---- asking a device (device_plan_ask.c) --------------------------------------------------------------- */
 
 /* Fills card_free, host_free and scratch of `in`, whose other members are set, makes the plan, and forgets
