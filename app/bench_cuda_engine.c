@@ -51,6 +51,24 @@ static struct device_shape shape_of(const struct card_shape *s)
                                  s->qkv_bias};
 }
 
+/* Asks the planner how many tokens fit, all on the card. */
+static int promised(struct card_run *run, const struct card_plan *p, struct through *t,
+                    struct device_options *o, struct err *e)
+{
+    struct device_plan_input in = {.shape = shape_of(run->shape), .layout = &t->layout, .chunk = run->chunk};
+    struct device_plan plan;
+    in.weights = plan_weights_of_shape(&in.shape, o->weights);
+    int rc = device_plan_ask(o->opened, &in, &plan, e);
+    if (rc)
+        return rc;
+    o->context = plan.fit_card / KV_BLOCK * KV_BLOCK;
+    if (p->contexts[0] && o->context > p->contexts[0])
+        o->context = p->contexts[0];
+    if (o->context < 4 * KV_BLOCK)
+        return err_set(e, ERR_MEMORY, "the planner finds no room");
+    return 0;
+}
+
 /* `context` tokens to be ready for; 0: what the planner says that fits on the card. */
 static int open_through(struct card_run *run, const struct card_plan *p, uint64_t context, struct through *t,
                         struct err *e)
@@ -63,21 +81,16 @@ static int open_through(struct card_run *run, const struct card_plan *p, uint64_
                                .chunk = run->chunk};
     memset(t, 0, sizeof *t);
     int rc = make_layout(run, p, &t->layout, e);
-    if (!rc && !context) {
-        struct device_plan_input in = {.shape = shape, .layout = &t->layout, .chunk = run->chunk};
-        struct device_plan plan;
-        in.weights = plan_weights_of_shape(&shape, o.weights);
-        rc = device_plan_ask(run->d, &in, &plan, e);
-        if (!rc)
-            o.context = plan.fit_card / KV_BLOCK * KV_BLOCK;
-        if (!rc && p->contexts[0] && o.context > p->contexts[0])
-            o.context = p->contexts[0];
-        if (!rc && o.context < 4 * KV_BLOCK)
-            rc = err_set(e, ERR_MEMORY, "the planner finds no room");
+    if (!rc) /* before the plan: it takes some memory, too */
+        rc = device_open(&o.opened, run->device, run->library, 0, e);
+    if (!rc && !context)
+        rc = promised(run, p, t, &o, e);
+    if (rc) {
+        device_close(o.opened);
+        return rc;
     }
     t->context = o.context;
-    if (!rc)
-        rc = device_engine_open_shape(&t->g, &o, &shape, &t->layout, 1, e);
+    rc = device_engine_open_shape(&t->g, &o, &shape, &t->layout, 1, e);
     if (!rc)
         rc = pool_create(&t->pool, 0, e);
     if (!rc && !(t->ids = calloc(run->chunk, sizeof *t->ids)))
