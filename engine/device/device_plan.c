@@ -59,13 +59,19 @@ uint64_t plan_matrix_bytes(enum device_weight_format format, enum tensor_type ty
     return times(tiles, plus(times(units, sizes[format].unit), sizes[format].row));
 }
 
+/* Memory of a card is given out in pieces of 2 MiB, which small allocations share. */
+static uint64_t taken(uint64_t bytes)
+{
+    return bytes < 1 << 20 ? up(bytes, 512) : up(bytes, 2 << 20);
+}
+
 /* Output logits keep 8 bits where the layers have 4. */
 static uint64_t output_bytes(enum device_weight_format format, enum tensor_type type,
                              const struct device_shape *s)
 {
     if (format == DEVICE_W_W4 || format == DEVICE_W_W4G32)
         format = DEVICE_W_W8;
-    return plan_matrix_bytes(format, type, s->V, s->C);
+    return taken(plan_matrix_bytes(format, type, s->V, s->C));
 }
 
 static enum tensor_type type_in_file(const struct gguf *g, size_t layer, const char *part)
@@ -83,7 +89,7 @@ static uint64_t together(enum device_weight_format format, const enum tensor_typ
     for (size_t i = 1; i < n; i++)
         if (format == DEVICE_W_AUTO && format_of_type(types[i]) != format_of_type(types[0]))
             format = DEVICE_W_F16;
-    return plan_matrix_bytes(format, types[0], N, K);
+    return taken(plan_matrix_bytes(format, types[0], N, K));
 }
 
 static uint64_t vectors(const struct device_shape *s)
@@ -101,13 +107,14 @@ uint64_t plan_weights_of_file(const struct gguf *g, const struct device_shape *s
                                   type_in_file(g, l, "attn_v")};
         enum tensor_type pair[] = {type_in_file(g, l, "ffn_gate"), type_in_file(g, l, "ffn_up")};
         sum = plus(sum, together(format, qkv, 3, (s->H + 2 * s->HK) * s->D, s->C));
-        sum = plus(sum, plan_matrix_bytes(format, type_in_file(g, l, "attn_output"), s->C, s->H * s->D));
+        sum =
+            plus(sum, taken(plan_matrix_bytes(format, type_in_file(g, l, "attn_output"), s->C, s->H * s->D)));
         sum = plus(sum, together(format, pair, 2, 2 * s->F, s->C));
-        sum = plus(sum, plan_matrix_bytes(format, type_in_file(g, l, "ffn_down"), s->C, s->F));
+        sum = plus(sum, taken(plan_matrix_bytes(format, type_in_file(g, l, "ffn_down"), s->C, s->F)));
     }
     const struct gguf_tensor *embed = gguf_tensor(g, "token_embd.weight"),
                              *output = gguf_tensor(g, "output.weight");
-    sum = plus(sum, embed ? embed->bytes : 0);
+    sum = plus(sum, embed ? taken(embed->bytes) : 0);
     if (!output)
         output = embed;
     return plus(sum, output_bytes(format, output ? (enum tensor_type)output->type : TENSOR_F16, s));
@@ -115,12 +122,12 @@ uint64_t plan_weights_of_file(const struct gguf *g, const struct device_shape *s
 
 uint64_t plan_weights_of_shape(const struct device_shape *s, enum device_weight_format format)
 {
-    uint64_t layer = plan_matrix_bytes(format, TENSOR_F16, (s->H + 2 * s->HK) * s->D, s->C);
-    layer = plus(layer, plan_matrix_bytes(format, TENSOR_F16, s->C, s->H * s->D));
-    layer = plus(layer, plan_matrix_bytes(format, TENSOR_F16, 2 * s->F, s->C));
-    layer = plus(layer, plan_matrix_bytes(format, TENSOR_F16, s->C, s->F));
+    uint64_t layer = taken(plan_matrix_bytes(format, TENSOR_F16, (s->H + 2 * s->HK) * s->D, s->C));
+    layer = plus(layer, taken(plan_matrix_bytes(format, TENSOR_F16, s->C, s->H * s->D)));
+    layer = plus(layer, taken(plan_matrix_bytes(format, TENSOR_F16, 2 * s->F, s->C)));
+    layer = plus(layer, taken(plan_matrix_bytes(format, TENSOR_F16, s->C, s->F)));
     uint64_t sum = plus(times(layer, s->L), vectors(s));
-    sum = plus(sum, times(s->V, s->C * sizeof(uint16_t)));
+    sum = plus(sum, taken(times(s->V, s->C * sizeof(uint16_t))));
     return plus(sum, output_bytes(format, TENSOR_F16, s));
 }
 
@@ -136,8 +143,8 @@ uint64_t plan_weights_of_lora(const struct lora *l, const struct device_shape *s
             *(i == LORA_O ? &o : &qkv) += rank;
             if (!rank)
                 continue;
-            sum = plus(sum, plan_matrix_bytes(DEVICE_W_F16, TENSOR_F16, rank, pair.K));
-            sum = plus(sum, plan_matrix_bytes(DEVICE_W_F16, TENSOR_F16, pair.N, rank));
+            sum = plus(sum, taken(plan_matrix_bytes(DEVICE_W_F16, TENSOR_F16, rank, pair.K)));
+            sum = plus(sum, taken(plan_matrix_bytes(DEVICE_W_F16, TENSOR_F16, pair.N, rank)));
         }
         qkv = qkv > o ? qkv : o;
         *columns = *columns > qkv ? *columns : qkv;

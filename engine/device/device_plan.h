@@ -21,7 +21,8 @@
 #include "engine/model/lora.h"
 #include "kernels/device.h"
 
-#define PLAN_CARD_RESERVE ((uint64_t)768 << 20) /* left to drivers, libraries and the roundings of memory */
+/* Left to drivers and libraries (device_session.c leaves as much), and to the roundings of some buffers. */
+#define PLAN_CARD_RESERVE ((uint64_t)(768 + 32) << 20)
 
 enum { PLAN_CONTEXT = 65536 }; /* tokens that are made room for when nobody says how many */
 
@@ -51,8 +52,8 @@ struct device_plan {
 /* Bytes of one matrix [N][K] on a card; AUTO with the file's type. */
 uint64_t plan_matrix_bytes(enum device_weight_format format, enum tensor_type type, size_t N, size_t K);
 
-/* Sum over a model file's tensors, or over a shape with random weights; with the adapter's when it is given.
- */
+/* Sums of what allocations really take, 2 MiB at a time: over a model file's tensors, over a shape with
+ * random weights, over an adapter. */
 uint64_t plan_weights_of_file(const struct gguf *g, const struct device_shape *s,
                               enum device_weight_format format);
 uint64_t plan_weights_of_shape(const struct device_shape *s, enum device_weight_format format);

@@ -230,7 +230,9 @@ static int keep_slab(struct device_session *s, void *memory, int is_host, struct
 static int add_slab(struct device_session *s, size_t want, struct err *e)
 {
     struct device_shared *g = s->g->shared;
-    size_t stride = block_stride(s), some = SLAB_BYTES / stride ? SLAB_BYTES / stride : 1;
+    /* An eighth of what there is: many slabs would waste a piece of 2 MiB each. */
+    uint64_t least = s->card_bytes / 8 > SLAB_BYTES ? s->card_bytes / 8 : SLAB_BYTES;
+    size_t stride = block_stride(s), some = least / stride ? (size_t)(least / stride) : 1;
     size_t n = want > some ? want : some, left = s->kv.cap_blocks - s->n_blocks;
     n = n > left ? left : n;
     void *memory = NULL, *view = NULL;
@@ -238,7 +240,8 @@ static int add_slab(struct device_session *s, size_t want, struct err *e)
     int rc = on_card ? g->ops->alloc(g->device, on_card * stride, &memory, e) : ERR_MEMORY, is_host = 0;
     if (on_card)
         n = on_card;
-    if (rc == ERR_MEMORY) { /* the card is full */
+    if (rc == ERR_MEMORY) {                                   /* the card is full */
+        some = SLAB_BYTES / stride ? SLAB_BYTES / stride : 1; /* pinning takes its time */
         n = n > some ? some : n;
         is_host = 1;
         rc = g->ops->alloc_host(g->device, n * stride, &memory, &view, e);
