@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench_device_model.c - a model on a device against the same model on the processor, on a text of at least
  * 4,000 tokens: the same first token at 99.5 % of the places and a mean KL of at most 5e-4; the same bits in
- * two runs; a session saved on either side restored by the other; then how fast it reads and answers.
+ * two runs; a session saved on either side restored by the other; then how fast it reads and answers. With
+ * 4-bit pages a difference in the last bit of a key moves a code by a sixteenth of its range now and then:
+ * there the bounds are 98 % and a third of what the pages themselves cost (5.4e-3).
  *
  * bench_device_model MODEL TEXT [DEVICE [ADAPTER]]. Exit 1 when a bound is missed.
  */
@@ -191,9 +193,10 @@ static void one(const char *const *argv, const char *device, const uint32_t *ids
     struct engine *cpu = open_on(NULL, argv, format, 0, adapter),
                   *g = open_on(device, argv, format, 0, adapter);
     snprintf(name, sizeof name, "%s, passes of 512", what);
-    compare(cpu, g, ids, 0, SLICE, name, 0.995, 5e-4);
+    double top = format == KV_4 ? 0.98 : 0.995, kl = format == KV_4 ? 1.8e-3 : 5e-4;
+    compare(cpu, g, ids, 0, SLICE, name, top, kl);
     snprintf(name, sizeof name, "%s, token by token", what);
-    compare(cpu, g, ids, PLACES - SLICE, 1, name, 0.99, 5e-4);
+    compare(cpu, g, ids, PLACES - SLICE, 1, name, top - 0.005, kl);
     snprintf(name, sizeof name, "%s, from device to cpu", what);
     restores(g, cpu, ids, 3333, name);
     snprintf(name, sizeof name, "%s, from cpu to device", what);
