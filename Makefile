@@ -78,7 +78,9 @@ ISA_FILES := %_avx2.c %_avx512.c %_avx512vnni.c
 # With nvcc here, liblectern_cuda.so is made too; without it everything else is. NVCC= turns it off. One
 # library for every VARIANT: code for sm_80, for sm_90a, and PTX for what comes later.
 CUDA_HOME ?= /usr/local/cuda
-NVCC      ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+ifeq ($(origin NVCC),undefined)
+NVCC := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+endif
 CUDA_GEN  ?= -gencode arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a
 comma     := ,
 NVFLAGS   := -std=c++17 -O3 -lineinfo -I. $(CUDA_GEN) -Wno-deprecated-gpu-targets \
