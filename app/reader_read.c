@@ -12,7 +12,10 @@
 
 #include "engine/base/clock.h"
 
-enum { SAVE_TOKENS = 4096 };
+enum {
+    SAVE_TOKENS = 4096,
+    DEVICE_SAVE_TOKENS = 32768 /* a card reads so many in about the same time */
+};
 
 int reader_leave_conversation(struct reader *r, struct err *e)
 {
@@ -26,7 +29,8 @@ int reader_leave_conversation(struct reader *r, struct err *e)
 static size_t next_stop(const struct reader *r, size_t position)
 {
     size_t interval = engine_checkpoint_interval(r->o.engine);
-    size_t stop = (position / SAVE_TOKENS + 1) * SAVE_TOKENS, kept = (position / interval + 1) * interval;
+    size_t every = strcmp(engine_device(r->o.engine), "cpu") ? DEVICE_SAVE_TOKENS : SAVE_TOKENS;
+    size_t stop = (position / every + 1) * every, kept = (position / interval + 1) * interval;
     stop = kept < stop ? kept : stop;
     for (size_t i = 0; i < r->documents.n; i++) {
         size_t end = (size_t)(r->documents.items[i].token_start + r->documents.items[i].token_count);
