@@ -23,6 +23,8 @@ enum { PREFILL_PAGE = 64 };
 #define PREFILL_LAG 8.0f
 #endif
 
+#define PREFILL_BELOW 12.0f
+
 struct prefill_item {
     uint32_t head;  /* index among the retrieval heads */
     uint32_t g;     /* query head inside it */
@@ -84,22 +86,25 @@ template <int D> __device__ __forceinline__ void prefill_state_clear(prefill_sta
     }
 }
 
-/* What the pieces before left for the warp's 16 rows from `row` on. */
+/* What the pieces before left for the warp's 16 rows from `row` on. lse is far above the greatest score when
+ * many keys share the weight; m begins PREFILL_BELOW under it, so that weights stay among fp16's normal
+ * numbers. */
 template <int D>
 __device__ __forceinline__ void prefill_state_load(prefill_state<D> &st, const float *o, const float *lse,
                                                    size_t row, int lane)
 {
     const int quad = lane & 3;
+    const float scale = exp2f(PREFILL_BELOW);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const size_t at = row + (size_t)(lane >> 2) + 8 * (size_t)r;
-        st.m[r] = lse[at];
-        st.l[r] = quad == 0 && st.m[r] != -CUDART_INF_F ? 1.0f : 0.0f;
+        st.m[r] = lse[at] - PREFILL_BELOW;
+        st.l[r] = quad == 0 && st.m[r] != -CUDART_INF_F ? scale : 0.0f;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             const float2 v = *(const float2 *)(o + at * D + 8 * j + 2 * quad);
-            st.o[4 * j + 2 * r] = v.x;
-            st.o[4 * j + 2 * r + 1] = v.y;
+            st.o[4 * j + 2 * r] = v.x * scale;
+            st.o[4 * j + 2 * r + 1] = v.y * scale;
         }
     }
 }

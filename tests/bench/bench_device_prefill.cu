@@ -3,7 +3,8 @@
  *
  * Checks: random rows over many shapes, one piece or several with the state carried between them, outputs and
  * state poisoned with NaN first, each run twice (bits equal). What differs is told by head, page and warp.
- * usage: bench_device_prefill [check] [bench] [long] [sm80] [sm90] [shape of one bench: D heads G past T]
+ * usage: bench_device_prefill [check] [bench] [long] [sustained] [sm80] [sm90] [shape of one bench: D heads G
+ * past T]
  */
 #include <math.h>
 #include <stdio.h>
@@ -26,7 +27,7 @@ typedef cudaError_t core_fn(const struct prefill_core *a, cudaStream_t stream);
 struct shape {
     int D, heads, G;
     size_t pos0, T, piece; /* tokens of a piece, a multiple of 64 */
-    int hot;               /* some keys far larger than the rest */
+    int hot;               /* some keys so many times larger than the rest; -1: all about the same weight */
 };
 
 struct buffers {
@@ -53,8 +54,8 @@ __global__ void fill_normal(__half *to, size_t n, uint64_t seed, float scale, si
         const float u = uniform(seed * 0x51ed270b35ull + 2 * i),
                     w = uniform(seed * 0x51ed270b35ull + 2 * i + 1);
         float x = sqrtf(-2.0f * logf(u)) * cospif(2.0f * w) * scale;
-        if (hot && (i / row) % 97 == 41)
-            x *= 6.0f;
+        if (hot > 0 && (i / row) % 97 == 41)
+            x *= (float)hot;
         to[i] = __float2half(x);
     }
 }
@@ -129,7 +130,7 @@ static buffers make(const shape &s)
     for (uint32_t i = 0; i < (uint32_t)s.heads; i++)
         of[i] = i + (i > 0); /* head 1 of the layer is not ours */
     MUST(cudaMemcpy(b.heads_of, of, h * 4, cudaMemcpyHostToDevice));
-    random_halves(b.q, qh * b.Tp * D, 1, 1.44f / sqrtf((float)D), D, 0);
+    random_halves(b.q, qh * b.Tp * D, 1, (s.hot < 0 ? 0.03f : 1.44f) / sqrtf((float)D), D, 0);
     random_halves(b.k, h * b.tokens * D, 2, 1.0f, D, s.hot);
     random_halves(b.v, h * b.tokens * D, 3, 1.0f, D, 0);
     random_halves(b.k_raw, h * b.Tp * D, 4, 1.0f, D, s.hot);
@@ -245,8 +246,11 @@ static int check(const char *name, core_fn *core, const shape &s)
     const int same = memcmp(out, twice, s.T * b.ldout * 2) == 0;
     const int bad = !(rel <= 2e-3) || strays || !same;
     printf("%s %s D %d heads %d G %d pos0 %zu T %zu pieces of %zu%s: error %.2e%s%s\n",
-           bad ? "WRONG" : "ok   ", name, s.D, s.heads, s.G, s.pos0, s.T, s.piece, s.hot ? " hot" : "", rel,
-           strays ? " strays" : "", same ? "" : " DIFFERS BETWEEN RUNS");
+           bad ? "WRONG" : "ok   ", name, s.D, s.heads, s.G, s.pos0, s.T, s.piece,
+           s.hot > 0 ? " hot"
+           : s.hot   ? " flat"
+                     : "",
+           rel, strays ? " strays" : "", same ? "" : " DIFFERS BETWEEN RUNS");
     if (bad)
         explain(s, ref, out, b.ldout, step, rows);
     free(ref), free(out), free(twice);
@@ -256,22 +260,37 @@ static int check(const char *name, core_fn *core, const shape &s)
 }
 
 static const shape shapes[] = {
-
-    {128, 1, 1, 0, 1, 65536, 0},     {128, 1, 1, 0, 64, 65536, 0},      {128, 1, 2, 0, 64, 65536, 0},
-    {128, 1, 1, 64, 64, 65536, 0},   {128, 1, 2, 64, 64, 65536, 0},     {128, 1, 1, 128, 64, 65536, 0},
-    {128, 1, 1, 0, 128, 65536, 0},   {128, 1, 1, 0, 256, 65536, 0},     {128, 2, 4, 0, 300, 65536, 0},
-    {128, 1, 4, 100, 5, 65536, 0},   {128, 3, 3, 8191, 65, 65536, 0},   {128, 2, 7, 8191, 2, 65536, 1},
-    {128, 1, 8, 8192, 63, 65536, 0}, {128, 2, 4, 4096, 1024, 2048, 0},  {128, 2, 1, 1000, 777, 640, 0},
-    {128, 1, 3, 100, 2000, 192, 0},  {128, 2, 4, 16384, 8192, 8192, 1}, {128, 1, 4, 0, 8192, 65536, 0},
-    {64, 1, 1, 0, 1, 65536, 0},      {64, 1, 1, 0, 64, 65536, 0},       {64, 1, 3, 0, 200, 65536, 0},
-    {64, 2, 1, 64, 321, 65536, 0},   {64, 3, 3, 8191, 65, 65536, 1},    {64, 2, 1, 1000, 777, 640, 0},
-    {64, 1, 7, 100, 2000, 192, 0},   {64, 1, 3, 8192, 4096, 4096, 1},   {64, 2, 8, 127, 4, 64, 0},
+    {128, 1, 1, 0, 1, 65536, 0},        {128, 1, 1, 0, 64, 65536, 0},
+    {128, 1, 2, 0, 64, 65536, 0},       {128, 1, 1, 64, 64, 65536, 0},
+    {128, 1, 2, 64, 64, 65536, 0},      {128, 1, 1, 128, 64, 65536, 0},
+    {128, 1, 1, 0, 128, 65536, 0},      {128, 1, 1, 0, 256, 65536, 0},
+    {128, 2, 4, 0, 300, 65536, 0},      {128, 1, 4, 100, 5, 65536, 0},
+    {128, 3, 3, 8191, 65, 65536, 0},    {128, 2, 7, 8191, 2, 65536, 6},
+    {128, 1, 8, 8192, 63, 65536, 0},    {128, 2, 4, 4096, 1024, 2048, 0},
+    {128, 2, 1, 1000, 777, 640, 0},     {128, 1, 3, 100, 2000, 192, 0},
+    {128, 2, 4, 16384, 8192, 8192, 6},  {128, 1, 4, 0, 8192, 65536, 0},
+    {64, 1, 1, 0, 1, 65536, 0},         {64, 1, 1, 0, 64, 65536, 0},
+    {64, 1, 3, 0, 200, 65536, 0},       {64, 2, 1, 64, 321, 65536, 0},
+    {64, 3, 3, 8191, 65, 65536, 6},     {64, 2, 1, 1000, 777, 640, 0},
+    {64, 1, 7, 100, 2000, 192, 0},      {64, 1, 3, 8192, 4096, 4096, 6},
+    {64, 2, 8, 127, 4, 64, 0},
+    {128, 2, 4, 4096, 333, 1024, 99},   {64, 2, 3, 4096, 333, 1024, 99},
+    {128, 1, 4, 40000, 200, 4096, -1},  {64, 1, 4, 40000, 200, 4096, -1},
+    {128, 2, 2, 5000, 1500, 65536, 99},
 };
 
 static int by_size(const void *a, const void *b)
 {
     const float x = *(const float *)a, y = *(const float *)b;
     return (x > y) - (x < y);
+}
+
+static double flop_of(const shape &s)
+{
+    double pairs = 0;
+    for (size_t r = 0; r < s.T; r++)
+        pairs += (double)(s.pos0 + r + 1);
+    return 4.0 * s.D * s.heads * s.G * pairs;
 }
 
 static void rate(const char *name, core_fn *core, const shape &s)
@@ -291,10 +310,7 @@ static void rate(const char *name, core_fn *core, const shape &s)
             MUST(cudaEventElapsedTime(&ms[i], from, to));
     }
     qsort(ms, RUNS, sizeof *ms, by_size);
-    double pairs = 0;
-    for (size_t r = 0; r < s.T; r++)
-        pairs += (double)(s.pos0 + r + 1);
-    const double flop = 4.0 * s.D * s.heads * s.G * pairs;
+    const double flop = flop_of(s);
     printf("rate %s D %d heads %d G %d past %zu T %zu pieces of %zu: %.3f ms (%.3f .. %.3f), %.1f TFLOP/s\n",
            name, s.D, s.heads, s.G, s.pos0, s.T, s.piece, (double)ms[RUNS / 2], (double)ms[0],
            (double)ms[RUNS - 1], flop / (double)ms[RUNS / 2] * 1e-9);
@@ -304,13 +320,39 @@ static void rate(const char *name, core_fn *core, const shape &s)
     drop(&b);
 }
 
+/* For `seconds` on end, as a long document would: the card's power and warmth count. */
+static void sustained(const char *name, core_fn *core, const shape &s, double seconds)
+{
+    buffers b = make(s);
+    cudaEvent_t from, to;
+    MUST(cudaEventCreate(&from));
+    MUST(cudaEventCreate(&to));
+    float ms = 0, total = 0;
+    int runs = 0;
+    for (; total < (float)(seconds * 1e3); total += ms) {
+        MUST(cudaEventRecord(from));
+        for (int i = 0; i < 8; i++, runs++)
+            MUST(layer(core, s, b, b.out));
+        MUST(cudaEventRecord(to));
+        MUST(cudaEventSynchronize(to));
+        MUST(cudaEventElapsedTime(&ms, from, to));
+    }
+    printf("sustained %s D %d heads %d G %d past %zu T %zu: %d runs, %.3f ms each, %.1f TFLOP/s\n", name, s.D,
+           s.heads, s.G, s.pos0, s.T, runs, (double)total / runs, flop_of(s) * runs / (double)total * 1e-9);
+    fflush(stdout);
+    MUST(cudaEventDestroy(from));
+    MUST(cudaEventDestroy(to));
+    drop(&b);
+}
+
 int main(int argc, char **argv)
 {
-    int do_check = 0, do_bench = 0, do_long = 0, use80 = 0, use90 = 0, own = 0, bad = 0;
+    int do_check = 0, do_bench = 0, do_long = 0, do_sustained = 0, use80 = 0, use90 = 0, own = 0, bad = 0;
     for (int i = 1; i < argc; i++) {
         do_check |= !strcmp(argv[i], "check");
         do_bench |= !strcmp(argv[i], "bench");
         do_long |= !strcmp(argv[i], "long");
+        do_sustained |= !strcmp(argv[i], "sustained");
         use80 |= !strcmp(argv[i], "sm80");
         use90 |= !strcmp(argv[i], "sm90");
         if (argv[i][0] >= '0' && argv[i][0] <= '9' && !own)
@@ -348,6 +390,8 @@ int main(int argc, char **argv)
             rate(c.name, c.core, {128, 4, 4, 131072, 64, 65536, 0});
             rate(c.name, c.core, {128, 4, 4, 131072, 512, 65536, 0});
         }
+        if (do_sustained)
+            sustained(c.name, c.core, {128, 4, 4, 65536, 8192, 65536, 0}, 2.0);
         if (do_long)
             rate(c.name, c.core, {128, 4, 4, 1 << 20, 8192, 65536, 0});
     }
