@@ -3,8 +3,8 @@
  *
  * Up to DEVICE_DECODE_T tokens of one page are a decode step: everything that hangs on the position is read
  * by the device from `step`, so one recorded graph for each number of rows and mode serves every length.
- * More tokens are a prefill pass: ops are queued layer by layer, two layers ahead of the device at most, so
- * that a cancel is seen soon; it writes the other tails and streams, and those become the present ones when
+ * More tokens are a prefill pass: ops are queued layer by layer, one or two ahead of the device, so that a
+ * cancel is seen soon; it writes the other tails and streams, and those become the present ones when
  * all is done.
  */
 #include "engine/device/device_internal.h"
@@ -396,7 +396,11 @@ static int give_logits(const struct queue *q, const struct device_pass *p, struc
     return 0;
 }
 
-/* All layers, with the host at most two ahead. */
+/* Past so many tokens a layer of a whole chunk takes long enough to be waited for, and long enough to be felt
+ * by whoever cancels; and past so many more the chunks are halved. */
+enum { ONE_AHEAD = 1 << 18, HALF_CHUNKS = 1 << 20 };
+
+/* All layers, with the host one or two ahead. */
 static int queue_layers(const struct queue *q, struct cancel *cancel, struct err *e)
 {
     const struct device_shared *g = q->g;
@@ -404,9 +408,10 @@ static int queue_layers(const struct queue *q, struct cancel *cancel, struct err
     int rc = g->ops->event_create(g->device, &done[0], e);
     if (!rc)
         rc = g->ops->event_create(g->device, &done[1], e);
+    size_t ahead = q->s->position < ONE_AHEAD ? 2 : 1;
     for (size_t l = 0; !rc && l < g->shape.L; l++) {
-        if (l >= 2)
-            rc = g->ops->event_sync(g->device, done[l & 1], e);
+        if (l >= ahead)
+            rc = g->ops->event_sync(g->device, done[(l - ahead) & 1], e);
         if (!rc && cancel_requested(cancel))
             rc = err_set(e, ERR_CANCELLED, "stopped; what was read is kept");
         if (rc)
@@ -461,6 +466,8 @@ static int prefill(struct device_session *s, const uint32_t *ids, size_t T, cons
 size_t device_session_next(const struct device_session *s, size_t left, int watching)
 {
     size_t page = KV_PAGE_TOKENS - s->position % KV_PAGE_TOKENS, chunk = s->g->shared->chunk;
+    if (s->position >= HALF_CHUNKS && chunk / 2 % KV_PAGE_TOKENS == 0)
+        chunk /= 2;
     size_t grid = chunk - s->position % chunk, T = left < grid ? left : grid;
     if (watching && T > DEVICE_DECODE_T)
         T = DEVICE_DECODE_T;
