@@ -52,8 +52,8 @@ static const struct card_plan plans[] = {
     {CARD_SELECTION, "w8", KV_4, -1, {M, MILLIONS_3_3}, 0, 5, 1},
     {CARD_ENGINE, "w8", KV_4, -1, {128 * K}, 0, 10, 1},
     {CARD_RESTORE, "w8", KV_4, -1, {M}, 0, 8, 1},
-    {CARD_PREFILL, "w8", KV_4, -1, {128 * K, 320 * K}, 1, 40, 1},
     {CARD_PREFILL, "w8", KV_RAW, 1, {128 * K, 320 * K}, 1, 70, 1},
+    {CARD_PREFILL, "w8", KV_4, -1, {128 * K, 320 * K}, 1, 40, 1},
     {CARD_PREFILL, "w8", KV_4, -1, {128 * K, 320 * K, 512 * K, M}, 2, 300, 1},
     {CARD_PREFILL, "fp8", KV_4, -1, {128 * K, 320 * K, 512 * K, M}, 2, 280, 1},
 };
