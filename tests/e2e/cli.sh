@@ -81,6 +81,7 @@ refuse 2 'unknown option ‘--sed’; did you mean ‘--seed’?' ask --sed 4 q
 refuse 2 'unknown option ‘-z’; lectern --help lists them' -z
 refuse 2 '--temp wants a number from 0 to 100, not ‘hot’' ask --temp hot q
 refuse 2 '--kv wants raw, kv8, k8v4, kv4, k4v2 or kv3, not ‘5’' ask --kv 5 q
+refuse 2 '--context wants a number of tokens such as 100000, 128K or 2M, not ‘1.5M’' ask --context 1.5M q
 refuse 2 '--temp means nothing to ‘lectern doctor’; see lectern help doctor' doctor --temp 1
 refuse 2 'lectern sessions has no ‘lst’; did you mean ‘list’?' sessions lst
 refuse 2 '--budget wants a size such as 50G, 1.5T, 800MiB or 0, not ‘many’' store gc --budget many
@@ -138,6 +139,7 @@ with_model() {
     run 0 --data-dir "$work/d" doctor --json || return
     took=$((($(date +%s%N) - begun) / 1000000))
     check "doctor is healthy" json 'v["problems"] == 0 and v["processor"]["kernels"] and v["libraries"]["sqlite3"] and v["sandbox"]["process"] is True and v["sandbox"]["seccomp"] in (True, False) and v["disk"]["free"] > 0'
+    check "doctor tells of a card, or why none is used" json '"cuda" in v["gpu"] and (v["gpu"]["cuda"] is None or v["gpu"]["memory"] > 0)'
     check "doctor in a second ($took ms)" test $took -lt 1000
     run 0 models show --json && check "models show" json 'v["layers"] == 30 and v["kv_heads"] == 3 and v["template"] == "chatml" and v["parameters"] == 134515008'
     run 0 heads show --json && check "half of the heads" json 'v["retrieval_heads"] == 45 and sum(map(sum, v["retrieval"])) == 45 and len(v["gates"]) == 30'
