@@ -804,6 +804,77 @@ static void stripped_session_is_read_again(void **state)
     free(a);
 }
 
+struct stopper {
+    size_t after; /* pieces; 0: never */
+    size_t seen;
+};
+
+static int stop_after(void *arg, const char *piece, size_t n)
+{
+    struct stopper *s = arg;
+    (void)piece, (void)n;
+    return ++s->seen == s->after;
+}
+
+static void answer_both_ways(struct world *w, struct reader_question q, size_t stop)
+{
+    struct reader_answer a[2];
+    size_t position[2];
+    for (int i = 0; i < 2; i++) {
+        struct stopper stopper = {.after = stop};
+        q.one_by_one = i;
+        q.token = stop_after;
+        q.arg = &stopper;
+        OK(reader_ask(w->reader, &q, NULL, NULL, &a[i], &w->e));
+        position[i] = reader_position(w->reader);
+    }
+    assert_string_equal(a[0].text, a[1].text);
+    assert_int_equal(position[0], position[1]);
+    assert_int_equal(a[0].usage.generated, a[1].usage.generated);
+    assert_int_equal(a[0].usage.appended, a[1].usage.appended);
+    assert_int_equal(a[1].usage.passes, a[1].usage.appended);
+    assert_true(a[0].usage.passes <= a[1].usage.passes);
+    assert_true(a[0].cancelled == a[1].cancelled && a[0].truncated == a[1].truncated);
+    assert_int_equal(a[0].n_citations, a[1].n_citations);
+    for (size_t i = 0; i < a[0].n_citations; i++) {
+        assert_string_equal(a[0].citations[i].quote, a[1].citations[i].quote);
+        assert_memory_equal(&a[0].citations[i].score, &a[1].citations[i].score, sizeof(double));
+    }
+    reader_answer_fini(&a[0]);
+    reader_answer_fini(&a[1]);
+}
+
+static void guesses_change_no_answer(void **state)
+{
+    struct world *w = *state;
+    char *a = write_words(w, "a.txt", 1, 600, -1);
+    open_reader(w, "s");
+    add(w, a);
+    for (int hot = 0; hot < 2; hot++)
+        for (int max = 1; max < 100; max = max * 3 + 1) {
+            struct reader_question q = {
+                .text = "What is it?", .temperature = 0.4 * hot, .top_p = 1, .seed = 5, .max_tokens = max};
+            answer_both_ways(w, q, 0);
+            answer_both_ways(w, q, 1);
+            answer_both_ways(w, q, (size_t)max / 2 + 1);
+        }
+    free(a);
+}
+
+static void selection_needs_a_card(void **state)
+{
+    struct world *w = *state;
+    char *a = write_words(w, "a.txt", 1, 60, -1);
+    struct reader_answer answer;
+    struct reader_question q = {.text = "What is it?", .top_p = 1, .max_tokens = 5, .select = 8};
+    open_reader(w, "s");
+    add(w, a);
+    assert_int_equal(reader_ask(w->reader, &q, NULL, NULL, &answer, &w->e), ERR_UNSUPPORTED);
+    assert_non_null(strstr(w->e.text, "--select"));
+    reader_answer_fini(&answer);
+    free(a);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -821,6 +892,8 @@ int main(void)
         TEST(killed_reading_goes_on),
         TEST(other_settings_are_told),
         TEST(stripped_session_is_read_again),
+        TEST(guesses_change_no_answer),
+        TEST(selection_needs_a_card),
     };
     return cmocka_run_group_tests_name("reader", tests, group_setup, group_teardown);
 }
