@@ -267,6 +267,14 @@ int app_engine_open(const struct config *c, struct engine **out, struct err *e)
                                      .weights = app_weights(c),
                                      .context = (size_t)c->context};
     rc = engine_open(out, &options, e);
+    if ((rc == ERR_MEMORY || rc == ERR_UNSUPPORTED) && strcmp(c->device, "auto") == 0 && !options.weights &&
+        !options.context) { /* nobody asked for the card */
+        struct err why = *e;
+        options.device = "cpu";
+        rc = engine_open(out, &options, e);
+        if (!rc)
+            output_notice(c, "the processor computes: %s", why.text);
+    }
     app_choice_free(&choice);
     if (!rc && options.weights && strcmp(engine_device(*out), "cpu") == 0)
         output_notice(

@@ -114,6 +114,24 @@ static int open_heads(struct device_engine *g, struct err *e)
     return shared->ops->sync(shared->device, DEVICE_COMPUTE, e);
 }
 
+/* What the card's kernels were not written for; the host device takes everything. */
+static int check_layout(const struct device_shared *g, const struct cache_layout *y, struct err *e)
+{
+    if (strcmp(g->ops->name, "cuda"))
+        return 0;
+    if (y->D != 64 && y->D != 128)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "heads of this model are %zu wide, and the card's kernels are for 64 and 128: take --device "
+            "cpu",
+            y->D);
+    if (y->format != KV_RAW && y->format != KV_8 && y->format != KV_K8V4 && y->format != KV_4)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s pages are not handled on the card: take kv4, k8v4, kv8 or raw, or --device cpu",
+                       kv_format_name(y->format) ? kv_format_name(y->format) : "such");
+    return 0;
+}
+
 static int engine_new(struct device_engine **out, struct device_shared *shared,
                       const struct cache_layout *layout, struct err *e)
 {
@@ -121,6 +139,9 @@ static int engine_new(struct device_engine **out, struct device_shared *shared,
     if (layout->L != p->L || layout->HK != p->HK || layout->D != p->D)
         return err_set(e, ERR_USAGE, "a cache of %zu x %zu heads does not fit a model of %zu x %zu",
                        layout->L, layout->HK, p->L, p->HK);
+    int rc = check_layout(shared, layout, e);
+    if (rc)
+        return rc;
     struct device_engine *g = calloc(1, sizeof *g);
     if (!g)
         return err_memory(e, "the device engine");
@@ -177,11 +198,11 @@ static int check_plan(struct device_shared *g, const struct device_options *o,
                                    .lora_columns = lora_columns,
                                    .context = o->context,
                                    .kv_bytes = g->kv_bytes};
-    struct device_info info;
-    g->ops->info(g->device, &info);
-    if (!info.major)
+    if (strcmp(g->ops->name, "cuda"))
         return 0;
-    int rc = device_plan_ask(g->device, &in, &g->plan, e);
+    int rc = check_layout(g, layout, e);
+    if (!rc)
+        rc = device_plan_ask(g->device, &in, &g->plan, e);
     g->planned = !rc;
     return rc ? rc : device_plan_check(&in, &g->plan, e);
 }
