@@ -162,6 +162,8 @@ static int open_formats(struct lockstep *k, const struct engine *base, struct er
         rc = engine_variant(&k->engines[k->n], base, formats[i], e);
         if (!rc)
             k->figures[k->n++].format = formats[i];
+        if (rc == ERR_UNSUPPORTED) /* a card has no kernels for the experimental ones: no row of theirs */
+            rc = 0;
     }
     return rc;
 }
