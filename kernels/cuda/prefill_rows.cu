@@ -8,7 +8,7 @@
 #include "kernels/cuda/page_pack.cuh"
 #include "kernels/cuda/prefill_op.h"
 
-enum { ROWS = 4, ROW_THREADS = 256, CLOSE_THREADS = 256, KEEP_THREADS = 256 };
+enum { ROWS = 4, BATCH = 4, ROW_THREADS = 256, CLOSE_THREADS = 256, KEEP_THREADS = 256 };
 
 /* Column c of a head after the rotation. */
 static __device__ inline float rotated(const float *x, uint32_t c, const prefill_op &p, const float *cos,
@@ -75,22 +75,34 @@ static __device__ inline bool unfit(uint32_t u)
     return (u & 0x7c00u) == 0x7c00u || (u & 0x7c000000u) == 0x7c000000u;
 }
 
-/* Four columns of one head's row; kind: 0 query, 1 key, 2 value. */
-static __device__ inline uint2 row_part(const prefill_op &p, size_t row, uint32_t slot, uint32_t g, int kind,
-                                        uint32_t c, const float *cos, const float *sin)
+/* A row of a head: of the block's rows first, then query heads, key and value of each slot. */
+struct row_task {
+    uint32_t r, slot, g;
+    int kind; /* 0 query, 1 key, 2 value */
+};
+
+static __device__ inline row_task row_task_of(const prefill_op &p, uint32_t i)
+{
+    const uint32_t per_slot = p.G + 2, which = i / ROWS, g = which % per_slot;
+    return {i % ROWS, which / per_slot, g, g < p.G ? 0 : (int)(g - p.G) + 1};
+}
+
+/* Four columns of it. */
+static __device__ inline uint2 row_part(const prefill_op &p, const row_task &t, size_t row, uint32_t c,
+                                        const float *cos, const float *sin)
 {
     const size_t offset = p.pos0 - p.base;
-    if (row >= offset + p.T || (row < offset && !kind))
+    if (row >= offset + p.T || (row < offset && !t.kind))
         return make_uint2(0, 0);
     if (row < offset) {
-        const __half *page = first_page_of(p, slot) + (kind == 2 ? PREFILL_ROW_PAGE * p.D : 0);
+        const __half *page = first_page_of(p, t.slot) + (t.kind == 2 ? PREFILL_ROW_PAGE * p.D : 0);
         return *reinterpret_cast<const uint2 *>(page + row * p.D + c);
     }
-    const uint32_t head = p.heads[slot];
-    const uint32_t column = kind == 0 ? head * p.G + g : kind == 1 ? p.H + head : p.H + p.HK + head;
+    const uint32_t head = p.heads[t.slot];
+    const uint32_t column = t.kind == 0 ? head * p.G + t.g : t.kind == 1 ? p.H + head : p.H + p.HK + head;
     const float *x = p.qkv + (row - offset) * p.ldqkv + (size_t)column * p.D;
-    float4 y = kind == 2 ? *(const float4 *)(x + c) : rotated4(x, c, p, cos, sin);
-    if (kind == 0)
+    float4 y = t.kind == 2 ? *(const float4 *)(x + c) : rotated4(x, c, p, cos, sin);
+    if (t.kind == 0)
         y = make_float4(clamped(y.x * p.q_scale), clamped(y.y * p.q_scale), clamped(y.z * p.q_scale),
                         clamped(y.w * p.q_scale));
     return make_uint2(halves(y.x, y.y), halves(y.z, y.w));
@@ -111,17 +123,25 @@ static __global__ void __launch_bounds__(ROW_THREADS) rows_kernel(const __grid_c
         sin[i / half][i % half] = __fmul_rn((float)s, p.rope.attn_factor);
     }
     __syncthreads();
-    const uint32_t per_slot = p.G + 2, all = ROWS * p.HK * per_slot, c = threadIdx.x % quads * 4;
+    const uint32_t all = ROWS * p.HK * (p.G + 2), step = ROW_THREADS / quads, c = threadIdx.x % quads * 4;
     bool bad = false;
-    for (uint32_t i = threadIdx.x / quads; i < all; i += ROW_THREADS / quads) {
-        const uint32_t r = i % ROWS, slot = i / ROWS / per_slot, g = i / ROWS % per_slot;
-        const int kind = g < p.G ? 0 : (int)(g - p.G) + 1;
-        const size_t row = row0 + r;
-        const uint2 y = row_part(p, row, slot, g, kind, c, cos[r], sin[r]);
-        bad |= kind && (unfit(y.x) || unfit(y.y));
-        __half *to = kind == 0 ? p.q + ((size_t)slot * p.G + g) * p.Tp * p.D
-                               : (kind == 1 ? p.k : p.v) + (size_t)slot * p.Tp * p.D;
-        *reinterpret_cast<uint2 *>(to + row * p.D + c) = y;
+    for (uint32_t i = threadIdx.x / quads; i < all; i += BATCH * step) {
+        uint2 y[BATCH];
+#pragma unroll
+        for (uint32_t n = 0; n < BATCH; n++) { /* all reads before a write: more of them under way */
+            const row_task t = row_task_of(p, min(i + n * step, all - 1));
+            y[n] = row_part(p, t, row0 + t.r, c, cos[t.r], sin[t.r]);
+        }
+#pragma unroll
+        for (uint32_t n = 0; n < BATCH; n++) {
+            if (i + n * step >= all)
+                break;
+            const row_task t = row_task_of(p, i + n * step);
+            bad |= t.kind && (unfit(y[n].x) || unfit(y[n].y));
+            __half *to = t.kind == 0 ? p.q + ((size_t)t.slot * p.G + t.g) * p.Tp * p.D
+                                     : (t.kind == 1 ? p.k : p.v) + (size_t)t.slot * p.Tp * p.D;
+            *reinterpret_cast<uint2 *>(to + (row0 + t.r) * p.D + c) = y[n];
+        }
     }
     if (bad)
         atomicExch(p.failed, 1u);
@@ -135,15 +155,26 @@ cudaError_t prefill_rows(const prefill_op &p, cudaStream_t stream)
 
 /* ---- closing pages ------------------------------------------------------------------------------------ */
 
+/* Rows in shared memory are D + 2 halves apart: neither a row nor a column meets a bank twice. */
+template <int D>
 static __global__ void __launch_bounds__(CLOSE_THREADS) close_kernel(const __grid_constant__ prefill_op p)
 {
     __shared__ page_pack_room room;
+    __shared__ __align__(4) __half k[PREFILL_ROW_PAGE * (D + 2)], v[PREFILL_ROW_PAGE * (D + 2)];
     const size_t page = prefill_first_page(p) + blockIdx.x;
     const uint32_t slot = blockIdx.y;
     uint8_t *block = (uint8_t *)p.blocks[page / DEVICE_BLOCK_PAGES];
     const size_t i = p.record_at + page % DEVICE_BLOCK_PAGES * p.hr + slot;
-    const size_t at = ((size_t)slot * p.Tp + (size_t)blockIdx.x * PREFILL_ROW_PAGE) * p.D;
-    page_pack(p.k + at, p.D, p.v + at, p.D, p.D, p.format, block + i * p.record_bytes,
+    const size_t at = ((size_t)slot * p.Tp + (size_t)blockIdx.x * PREFILL_ROW_PAGE) * D;
+#pragma unroll 4
+    for (uint32_t n = threadIdx.x; n < 2 * PREFILL_ROW_PAGE * D / 8; n += CLOSE_THREADS) {
+        const uint32_t part = n % (PREFILL_ROW_PAGE * D / 8), values = n / (PREFILL_ROW_PAGE * D / 8);
+        const uint4 x = ((const uint4 *)((values ? p.v : p.k) + at))[part];
+        uint32_t *to = (uint32_t *)((values ? v : k) + part / (D / 8) * (D + 2) + part % (D / 8) * 8);
+        to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+    }
+    __syncthreads();
+    page_pack(k, D + 2, v, D + 2, D, p.format, block + i * p.record_bytes,
               block + p.scan_offset + i * p.scan_bytes, &room);
 }
 
@@ -152,7 +183,11 @@ cudaError_t prefill_close(const prefill_op &p, cudaStream_t stream)
     const size_t closed = (p.pos0 + p.T) / PREFILL_ROW_PAGE - prefill_first_page(p);
     if (!closed || !p.hr)
         return cudaSuccess;
-    close_kernel<<<dim3((unsigned)closed, p.hr), CLOSE_THREADS, 0, stream>>>(p);
+    const dim3 grid((unsigned)closed, p.hr);
+    if (p.D == 128)
+        close_kernel<128><<<grid, CLOSE_THREADS, 0, stream>>>(p);
+    else
+        close_kernel<64><<<grid, CLOSE_THREADS, 0, stream>>>(p);
     return cudaGetLastError();
 }
 
