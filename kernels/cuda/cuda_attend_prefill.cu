@@ -4,7 +4,8 @@
  * the hot kernel over them; the last piece brings the chunk's own raw rows.
  *
  * Pieces begin at multiples of a size that the model's shape alone decides; the last begins at the one at or
- * below pos0 and ends with the chunk. So which rows are summed together never depends on T.
+ * below pos0 and ends with the chunk. So the pieces of a row never depend on T; only the shares of a piece
+ * that short chunks spread over the card (prefill_core.h) do.
  */
 #include "kernels/cuda/prefill_core.h"
 #include "kernels/cuda/prefill_op.h"
