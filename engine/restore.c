@@ -218,7 +218,7 @@ static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct r
 {
     uint8_t key[KV_KEY_BYTES];
     memcpy(key, s->engine->identity, sizeof key);
-    int rc = 0;
+    int rc = s->device ? device_session_reserve(s->device, n, e) : 0; /* at once: memory in large pieces */
     for (size_t b = 0; !rc && b < n / KV_BLOCK; b++) {
         chain_extend(key, ids + b * KV_BLOCK, KV_BLOCK, "");
         if (s->engine->layout.block_bytes)
