@@ -463,13 +463,20 @@ static int prefill(struct device_session *s, const uint32_t *ids, size_t T, cons
 
 /* ---- both -------------------------------------------------------------------------------------------- */
 
+/* A prefill pass expands weights and, over a long past, all records anew, whatever it reads: so few tokens
+ * are sooner done in decode steps. */
+static size_t few_tokens(size_t position)
+{
+    return position < (size_t)1 << 17 ? 8 : 24;
+}
+
 size_t device_session_next(const struct device_session *s, size_t left, int watching)
 {
     size_t page = KV_PAGE_TOKENS - s->position % KV_PAGE_TOKENS, chunk = s->g->shared->chunk;
     if (s->position >= HALF_CHUNKS && chunk / 2 % KV_PAGE_TOKENS == 0)
         chunk /= 2;
     size_t grid = chunk - s->position % chunk, T = left < grid ? left : grid;
-    if (watching && T > DEVICE_DECODE_T)
+    if ((watching || left <= few_tokens(s->position)) && T > DEVICE_DECODE_T)
         T = DEVICE_DECODE_T;
     return T <= DEVICE_DECODE_T && T > page ? page : T;
 }
