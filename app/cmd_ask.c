@@ -111,7 +111,7 @@ static int answer(struct asking *s, struct workbench *w, struct err *e)
         rc = print_sources(&a, e);
     if (!rc && a.usage.audits)
         output_notice(
-            c, "answered from %d pages a head; they held %.1f %% of the attention in %zu audited steps",
+            c, "answered from %d pages a head, which held %.1f %% of the attention (passes audited: %zu)",
             c->select, a.usage.visited * 100, a.usage.audits);
     if (!rc && a.truncated)
         output_notice(c, "the answer was cut at %d tokens; --max-tokens allows more", c->max_tokens);
