@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/bytes.h"
 #include "engine/model/model.h"
 #include "engine/session.h"
 #include "kernels/device.h"
@@ -611,6 +612,102 @@ static void test_selected_pages(void **state)
     }
 }
 
+/* One pair of an adapter: ranks that no product likes, in each of the three types. */
+struct pair {
+    const char *name, *type;
+    size_t rank, N, K;
+};
+
+static void add_tensor(struct buf *header, struct buf *data, const char *name, const char *half,
+                       const char *type, size_t rows, size_t cols, uint64_t *x)
+{
+    size_t begin = data->len;
+    for (size_t i = 0; i < rows * cols; i++) {
+        *x = *x * 6364136223846793005u + 1442695040888963407u;
+        uint32_t sign = (uint32_t)(*x >> 63);
+        if (!strcmp(type, "F32"))
+            put_f32(data, (sign ? -1.0f : 1.0f) * (float)(*x >> 40 & 0xffff) / 400000.0f);
+        else if (!strcmp(type, "BF16"))
+            put_u16(data, (uint16_t)(sign << 15 | 0x3d00u | (*x >> 40 & 0xff))); /* 0.03 .. 0.12 */
+        else
+            put_u16(data, (uint16_t)(sign << 15 | 0x2800u | (*x >> 40 & 0x3ff))); /* 0.03 .. 0.06 */
+    }
+    buf_printf(header, "%s\"%s.lora_%s\":{\"dtype\":\"%s\",\"shape\":[%zu,%zu],\"data_offsets\":[%zu,%zu]}",
+               begin ? "," : "", name, half, type, rows, cols, begin, data->len);
+}
+
+static char *write_adapter(void)
+{
+    static const struct pair pairs[] = {{"blk.0.attn_q.weight", "BF16", 8, 256, 128},
+                                        {"blk.0.attn_v.weight", "F16", 3, 128, 128},
+                                        {"blk.1.attn_k.weight", "F32", 33, 128, 128},
+                                        {"blk.2.attn_output.weight", "BF16", 1, 128, 256}};
+    struct buf header = {0}, data = {0}, all = {0};
+    uint64_t x = 1;
+    buf_puts(&header, "{");
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        add_tensor(&header, &data, pairs[i].name, "a", pairs[i].type, pairs[i].rank, pairs[i].K, &x);
+        add_tensor(&header, &data, pairs[i].name, "b", pairs[i].type, pairs[i].N, pairs[i].rank, &x);
+    }
+    buf_puts(&header, "}");
+    put_u64(&all, header.len);
+    buf_add(&all, header.data, header.len);
+    buf_add(&all, data.data, data.len);
+    assert_false(header.failed || data.failed || all.failed);
+    temp_write(lab.folder, "adapter.safetensors", all.data, all.len);
+    buf_free(&header);
+    buf_free(&data);
+    buf_free(&all);
+    return lab.folder;
+}
+
+static void test_adapter(void **state)
+{
+    (void)state;
+    struct engine_options o = {.model_path = model_q4,
+                               .adapter_path = write_adapter(),
+                               .heads_path = lab.heads,
+                               .sparsity = 0.5,
+                               .sink = -1,
+                               .recent = -1,
+                               .kv_format = 16,
+                               .context = 1000,
+                               .chunk = 512};
+    for (int d = 0; d < 2; d++) {
+        if (!has[d])
+            continue;
+        struct err e = {0};
+        struct engine *cpu = NULL, *g = NULL, *bare = open_on(devices[d], model_q4, 0.5, 16);
+        o.device = NULL;
+        if (engine_open(&cpu, &o, &e))
+            fail_msg("%s", e.text);
+        o.device = devices[d];
+        if (engine_open(&g, &o, &e))
+            fail_msg("%s", e.text);
+        struct session *want = lab_session(cpu), *got = lab_session(g), *without = lab_session(bare);
+        lab_append(&lab, without, 0, 200, 0);
+        lab_append(&lab, want, 0, 200, 0);
+        lab_append(&lab, got, 0, 200, 0);
+        float *logits = logits_of(want, cpu);
+        close_to(logits, got, g, bound_of(16), "with an adapter", 200);
+        double moved = distance(logits, session_logits(without), engine_params(g)->V);
+        print_message("%s: the adapter moves logits by %.2f of their spread\n", devices[d], moved);
+        assert_true(moved > 0.1);
+        free(logits);
+        lab_append(&lab, want, 200, 203, 1);
+        lab_append(&lab, got, 200, 203, 1);
+        logits = logits_of(want, cpu);
+        close_to(logits, got, g, bound_of(16), "with an adapter", 203);
+        free(logits);
+        session_free(without);
+        session_free(got);
+        session_free(want);
+        engine_close(bare);
+        engine_close(g);
+        engine_close(cpu);
+    }
+}
+
 static void test_variants_and_names(void **state)
 {
     (void)state;
@@ -667,6 +764,7 @@ int main(void)
         cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_blocks_in_host_memory),
         cmocka_unit_test(test_selected_pages),
+        cmocka_unit_test(test_adapter),
         cmocka_unit_test(test_variants_and_names),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
