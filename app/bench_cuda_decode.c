@@ -33,7 +33,7 @@ static int open_model(struct card_run *run, const struct card_plan *p, struct ca
         return 0;
     int rc = has_weights ? card_model_weights(m, format, e) : 0;
     if (!rc)
-        rc = card_model_kv(m, p->kv, *longest + 1024, 1, e);
+        rc = card_model_kv(m, p->kv, *longest + 1024, budget ? CARD_PAST_VARIED : CARD_PAST, e);
     if (!rc)
         rc = card_model_room(m, T, budget, e);
     return rc;
@@ -304,7 +304,7 @@ int card_measure_linear(struct card_run *run, const struct card_plan *p, struct 
     card_model_init(&m, run->d, run->shape, 0, 0);
     int rc = card_model_weights(&m, card_weight_format(run->shape, p->weights), e);
     if (!rc)
-        rc = card_model_kv(&m, KV_RAW, 1024, 1, e);
+        rc = card_model_kv(&m, KV_RAW, 1024, CARD_PAST, e);
     if (!rc)
         rc = card_model_room(&m, run->chunk, 0, e);
     for (size_t k = 0; k < 3 && !rc; k++)

@@ -388,6 +388,34 @@ static int make_blocks(struct card_model *m, uint64_t n, const uint8_t *block, u
     return 0;
 }
 
+/* Other summaries for each block of some hundreds, so that pages differ where a selection looks: with one
+ * block repeated they would all be equal, which no text is. */
+static int vary_summaries(struct card_model *m, const uint64_t *addresses, uint64_t n, struct err *e)
+{
+    enum { KINDS = 256 };
+    const struct device_kv *kv = &m->kv;
+    size_t records = DEVICE_BLOCK_PAGES * kv->HR, bytes = records * kv->scan_bytes;
+    uint64_t state = 777;
+    void *all = NULL;
+    uint8_t *host = malloc(KINDS * bytes);
+    if (!host)
+        return err_memory(e, "summaries");
+    for (size_t i = 0; i < KINDS * records; i++)
+        random_scan(host + i * kv->scan_bytes, kv->D, &state);
+    int rc = m->d->ops->alloc(m->d, KINDS * bytes, &all, e);
+    if (!rc) {
+        m->d->ops->upload(m->d, DEVICE_COMPUTE, all, host, KINDS * bytes);
+        for (uint64_t b = 0; b < n; b++)
+            m->d->ops->copy(m->d, DEVICE_COMPUTE,
+                            (uint8_t *)(uintptr_t)addresses[b] + records * kv->record_bytes,
+                            (uint8_t *)all + b % KINDS * bytes, bytes);
+        rc = m->d->ops->sync(m->d, DEVICE_COMPUTE, e);
+        m->d->ops->release(m->d, all);
+    }
+    free(host);
+    return rc;
+}
+
 /* Raw records of tails or streaming heads. */
 static int make_raw(struct card_model *m, size_t records, int past, uint8_t **out, struct err *e)
 {
@@ -414,7 +442,7 @@ static int make_raw(struct card_model *m, size_t records, int past, uint8_t **ou
     return rc;
 }
 
-int card_model_kv(struct card_model *m, int kv_format, uint64_t tokens, int past, struct err *e)
+int card_model_kv(struct card_model *m, int kv_format, uint64_t tokens, enum card_past past, struct err *e)
 {
     card_shape_kv(m, kv_format);
     struct device_kv *kv = &m->kv;
@@ -428,6 +456,8 @@ int card_model_kv(struct card_model *m, int kv_format, uint64_t tokens, int past
         rc = make_small(m, e);
     if (!rc && kv->HR)
         rc = make_blocks(m, n, block, addresses, e);
+    if (!rc && kv->HR && past == CARD_PAST_VARIED)
+        rc = vary_summaries(m, addresses, n, e);
     if (!rc)
         rc = card_take(m, n * sizeof *on_device, &on_device, e);
     if (!rc) {

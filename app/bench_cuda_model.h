@@ -76,8 +76,10 @@ uint64_t card_room_bytes(struct card_model *m, int kv_format, uint64_t tokens,
 
 /* The matrices, norms and the embedding. */
 int card_model_weights(struct card_model *m, enum device_weight_format format, struct err *e);
-/* Caches for `tokens`. With `past` they are filled; a prefill fills them itself. */
-int card_model_kv(struct card_model *m, int kv_format, uint64_t tokens, int past, struct err *e);
+/* Caches for `tokens`, empty (a prefill fills them itself), with a made-up past, or with one whose summaries
+ * also differ from block to block. */
+enum card_past { CARD_PAST_NONE, CARD_PAST, CARD_PAST_VARIED };
+int card_model_kv(struct card_model *m, int kv_format, uint64_t tokens, enum card_past past, struct err *e);
 /* Room for steps and chunks of up to T tokens, after the caches. `budget` pages of selection, 0: none. */
 int card_model_room(struct card_model *m, size_t T, size_t budget, struct err *e);
 

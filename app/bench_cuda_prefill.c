@@ -92,7 +92,7 @@ int card_measure_prefill(struct card_run *run, const struct card_plan *p, struct
     uint64_t longest = card_longest(run, p, &m, card_weights_bytes(run->shape, format), (uint64_t)2500 << 20);
     int rc = longest ? card_model_weights(&m, format, e) : 0;
     if (!rc && longest)
-        rc = card_model_kv(&m, p->kv, longest, 0, e);
+        rc = card_model_kv(&m, p->kv, longest, CARD_PAST_NONE, e);
     if (!rc && longest)
         rc = card_model_room(&m, run->chunk, 0, e);
     if (!rc && longest)
@@ -151,7 +151,7 @@ int card_measure_prefill_attention(struct card_run *run, const struct card_plan 
     struct card_model m;
     card_model_init(&m, run->d, run->shape, card_plan_share(p, run->shape), 1);
     uint64_t longest = card_longest(run, p, &m, 0, (uint64_t)1500 << 20);
-    int rc = longest ? card_model_kv(&m, p->kv, longest, 1, e) : 0;
+    int rc = longest ? card_model_kv(&m, p->kv, longest, CARD_PAST, e) : 0;
     if (!rc && longest)
         rc = card_model_room(&m, run->chunk, 0, e);
     for (int i = 0; i < CARD_CONTEXTS && !rc && p->contexts[i] && p->contexts[i] <= longest; i++)
@@ -193,7 +193,7 @@ static int fill_card(struct card_run *run, const struct card_plan *p, struct car
         tokens = p->contexts[0];
     if (tokens < 2048)
         return err_set(e, ERR_MEMORY, "the weights leave no room");
-    int rc = card_model_kv(m, p->kv, tokens, 1, e);
+    int rc = card_model_kv(m, p->kv, tokens, CARD_PAST, e);
     if (!rc)
         rc = card_model_room(m, run->chunk, 0, e);
     return rc;
