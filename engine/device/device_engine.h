@@ -124,7 +124,7 @@ size_t device_session_next(const struct device_session *s, size_t left, int watc
 void device_session_select(struct device_session *s, const struct device_selection *selection);
 
 /* For benches: the timeline becomes `tokens` long (a multiple of KV_BLOCK, at least the present position,
- * which is one, too) by copies of its last whole block; tail and streaming rows stay what they are. */
+ * which is one, too) by its whole blocks again and again; tail and streaming rows stay what they are. */
 int device_session_repeat(struct device_session *s, size_t tokens, struct err *e);
 
 /* ---- between device and host: the shadow --------------------------------------------------------------

@@ -313,7 +313,7 @@ int device_session_repeat(struct device_session *s, size_t tokens, struct err *e
         return err_set(e, ERR_USAGE, "only whole blocks are repeated");
     int rc = device_session_reserve(s, tokens, e);
     for (size_t b = whole; !rc && s->kv.block_bytes && b < tokens / BLOCK_TOKENS; b++)
-        g->ops->copy(g->device, DEVICE_COMPUTE, s->blocks[b].address, s->blocks[whole - 1].address,
+        g->ops->copy(g->device, DEVICE_COMPUTE, s->blocks[b].address, s->blocks[b % whole].address,
                      s->kv.block_bytes);
     if (!rc)
         rc = g->ops->sync(g->device, DEVICE_COMPUTE, e);

@@ -7,7 +7,8 @@
  * then. So there the bound is held over the same pages (each page's tokens follow a restore of what the
  * processor saved), and the whole run is told beside the processor's own kernels in two versions.
  *
- * bench_device_model MODEL TEXT [DEVICE [ADAPTER]]. Exit 1 when a bound is missed.
+ * bench_device_model MODEL TEXT [DEVICE [ADAPTER [pages]]]; DEVICE may be "cpu": then two versions of its
+ * kernels are compared. `pages`: the comparison over the same pages alone. Exit 1 when a bound is missed.
  */
 #include <math.h>
 #include <stdio.h>
@@ -218,32 +219,46 @@ static void speed(const struct engine *g, const uint32_t *ids, size_t n, const c
     session_free(s);
 }
 
-static void one(const char *const *argv, const char *device, const uint32_t *ids, size_t n, int format,
-                const char *adapter, const char *what)
+/* The yardstick of coded pages: the processor against itself. */
+static void two_versions(const char *const *argv, const uint32_t *ids, int format, const char *adapter,
+                         const char *what)
 {
     char name[96];
+    struct engine *best = open_on(NULL, argv, format, NULL, adapter),
+                  *other = open_on(NULL, argv, format, "avx2", adapter);
+    snprintf(name, sizeof name, "%s, cpu %s and avx2", what, engine_kernels(best));
+    compare(best, other, ids, 0, SLICE, name, 0);
+    engine_close(other);
+    engine_close(best);
+}
+
+static void one(const char *const *argv, const char *device, const uint32_t *ids, int format,
+                const char *adapter, int pages_alone, const char *what)
+{
+    char name[96];
+    if (!strcmp(device, "cpu")) {
+        two_versions(argv, ids, format, adapter, what);
+        return;
+    }
     struct engine *cpu = open_on(NULL, argv, format, NULL, adapter),
                   *g = open_on(device, argv, format, NULL, adapter);
-    snprintf(name, sizeof name, "%s, passes of 512", what);
-    compare(cpu, g, ids, 0, SLICE, name, format == KV_RAW);
-    if (format != KV_RAW) {
-        struct engine *other = open_on(NULL, argv, format, "avx2", adapter);
-        snprintf(name, sizeof name, "%s, cpu in two versions", what);
-        compare(cpu, other, ids, 0, SLICE, name, 0);
-        engine_close(other);
-        snprintf(name, sizeof name, "%s, the same pages", what);
+    snprintf(name, sizeof name, "%s, the same pages", what);
+    if (format != KV_RAW)
         same_pages(cpu, g, ids, name);
+    if (!pages_alone) {
+        snprintf(name, sizeof name, "%s, passes of 512", what);
+        compare(cpu, g, ids, 0, SLICE, name, format == KV_RAW);
+        snprintf(name, sizeof name, "%s, token by token", what);
+        compare(cpu, g, ids, PLACES - SLICE, 1, name, 0);
+        snprintf(name, sizeof name, "%s, from device to cpu", what);
+        restores(g, cpu, ids, 3333, name);
+        snprintf(name, sizeof name, "%s, from cpu to device", what);
+        restores(cpu, g, ids, 3333, name);
+        snprintf(name, sizeof name, "%s, from device to device", what);
+        restores(g, g, ids, 4096, name);
+        same_twice(g, ids);
+        speed(g, ids, SPEED_TOKENS, what);
     }
-    snprintf(name, sizeof name, "%s, token by token", what);
-    compare(cpu, g, ids, PLACES - SLICE, 1, name, 0);
-    snprintf(name, sizeof name, "%s, from device to cpu", what);
-    restores(g, cpu, ids, 3333, name);
-    snprintf(name, sizeof name, "%s, from cpu to device", what);
-    restores(cpu, g, ids, 3333, name);
-    snprintf(name, sizeof name, "%s, from device to device", what);
-    restores(g, g, ids, 4096, name);
-    same_twice(g, ids);
-    speed(g, ids, n < SPEED_TOKENS ? n : SPEED_TOKENS, what);
     fflush(stdout);
     engine_close(g);
     engine_close(cpu);
@@ -272,7 +287,7 @@ static uint32_t *read_ids(const struct engine *g, const char *path, size_t want)
 int main(int argc, char **argv)
 {
     if (argc < 3) {
-        fprintf(stderr, "usage: bench_device_model MODEL TEXT [DEVICE [ADAPTER]]\n");
+        fprintf(stderr, "usage: bench_device_model MODEL TEXT [DEVICE [ADAPTER [pages]]]\n");
         return 2;
     }
     const char *const *args = (const char *const *)argv;
@@ -280,13 +295,16 @@ int main(int argc, char **argv)
     struct engine *g = open_on(NULL, args, 0, NULL, NULL);
     uint32_t *ids = read_ids(g, argv[2], SPEED_TOKENS);
     engine_close(g);
-    one(args, device, ids, SPEED_TOKENS, KV_RAW, NULL, "raw pages, all retrieve");
-    one(args, device, ids, SPEED_TOKENS, KV_8, NULL, "kv8, all retrieve");
-    one(args, device, ids, SPEED_TOKENS, KV_4, NULL, "kv4, all retrieve");
-    if (adapter) {
-        one(args, device, ids, SPEED_TOKENS, KV_RAW, adapter, "raw, adapter, half stream");
-        one(args, device, ids, SPEED_TOKENS, KV_4, adapter, "kv4, adapter, half stream");
-    }
+    int pages = argc > 5 && !strcmp(argv[5], "pages");
+    if (!pages)
+        one(args, device, ids, KV_RAW, NULL, 0, "raw pages, all retrieve");
+    one(args, device, ids, KV_8, NULL, pages, "kv8, all retrieve");
+    if (!pages || !adapter)
+        one(args, device, ids, KV_4, NULL, pages, "kv4, all retrieve");
+    if (adapter && !pages)
+        one(args, device, ids, KV_RAW, adapter, 0, "raw, adapter, half stream");
+    if (adapter)
+        one(args, device, ids, KV_4, adapter, pages, "kv4, adapter, half stream");
     free(ids);
     printf("%s\n", failed ? "FAILED" : "all good");
     return failed;
