@@ -18,8 +18,7 @@ __device__ __forceinline__ uint32_t hopper_shared(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* ---- mbarriers: the k-th phase of a barrier is over when all arrivals and bytes of it are in -------------
- */
+/* ---- mbarriers: the k-th phase of a barrier is over when all arrivals and bytes of it are in -------- */
 
 __device__ __forceinline__ void hopper_barrier_init(uint32_t bar, uint32_t arrivals)
 {
@@ -53,8 +52,7 @@ __device__ __forceinline__ void hopper_wait(uint32_t bar, uint32_t parity)
                  : "memory");
 }
 
-/* ---- copies ----------------------------------------------------------------------------------------------
- */
+/* ---- copies ----------------------------------------------------------------------------------------- */
 
 /* A box of the tensor at (x, y, z) to shared memory, its bytes counted at bar; out of bounds is zero. */
 __device__ __forceinline__ void hopper_copy(uint32_t to, const CUtensorMap *map, int x, int y, int z,
@@ -67,10 +65,9 @@ __device__ __forceinline__ void hopper_copy(uint32_t to, const CUtensorMap *map,
                  : "memory");
 }
 
-/* ---- warpgroup products ----------------------------------------------------------------------------------
- */
+/* ---- warpgroup products ----------------------------------------------------------------------------- */
 
-/* Operand whose rows run along k (q, and k of q k^T): 8-row groups 1,024 bytes apart. 16 columns on: + 2 in
+/* Operand whose rows run along k (k of q k^T): 8-row groups 1,024 bytes apart. 16 columns on: + 2 in
  * the descriptor. */
 __device__ __forceinline__ uint64_t hopper_operand(uint32_t tile)
 {
@@ -113,50 +110,34 @@ template <int LEFT> __device__ __forceinline__ void hopper_products_wait()
     "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                                       \
     "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                                       \
     "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define HOPPER_REGS80                                                                                        \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                                 \
-    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                                       \
-    "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                                       \
-    "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"                                       \
-    "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
-#define HOPPER_REGS88                                                                                        \
+#define HOPPER_REGS96                                                                                        \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                                 \
     "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                                       \
     "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                                       \
     "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"                                       \
     "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"                                       \
-    "%80,%81,%82,%83,%84,%85,%86,%87"
+    "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 
-/* c (+)= a b, 64 x N: a and b in shared memory, rows along k. ZERO: c starts from 0. */
+/* c (+)= a b, 64 x N: a (16 columns) in registers, b in shared memory with rows along k. ZERO: c starts from
+ * 0. */
 template <int N, bool ZERO>
-__device__ __forceinline__ void hopper_product(float (&c)[N / 2], uint64_t a, uint64_t b)
+__device__ __forceinline__ void hopper_product(float (&c)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2,
+                                               uint32_t a3, uint64_t b)
 {
-    if constexpr (N == 64)
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %34, "
-                     "0;\n\twgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" HOPPER_REGS32
-                     "}, %32, %33, p, 1, 1, 0, 0;\n\t}"
-                     : HOPPER_ACC32(c, 0)
-                     : "l"(a), "l"(b), "n"(ZERO ? 0 : 1));
-    else if constexpr (N == 128)
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, "
+    if constexpr (N == 128)
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %69, "
                      "0;\n\twgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" HOPPER_REGS64
-                     "}, %64, %65, p, 1, 1, 0, 0;\n\t}"
+                     "}, {%64,%65,%66,%67}, %68, p, 1, 1, 0;\n\t}"
                      : HOPPER_ACC64(c, 0)
-                     : "l"(a), "l"(b), "n"(ZERO ? 0 : 1));
-    else if constexpr (N == 160)
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %82, "
-                     "0;\n\twgmma.mma_async.sync.aligned.m64n160k16.f32.f16.f16 {" HOPPER_REGS80
-                     "}, %80, %81, p, 1, 1, 0, 0;\n\t}"
-                     : HOPPER_ACC64(c, 0), HOPPER_ACC16(c, 64)
-                     : "l"(a), "l"(b), "n"(ZERO ? 0 : 1));
-    else if constexpr (N == 176)
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %90, "
-                     "0;\n\twgmma.mma_async.sync.aligned.m64n176k16.f32.f16.f16 {" HOPPER_REGS88
-                     "}, %88, %89, p, 1, 1, 0, 0;\n\t}"
-                     : HOPPER_ACC64(c, 0), HOPPER_ACC16(c, 64), HOPPER_ACC8(c, 80)
-                     : "l"(a), "l"(b), "n"(ZERO ? 0 : 1));
+                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "n"(ZERO ? 0 : 1));
+    else if constexpr (N == 192)
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %101, "
+                     "0;\n\twgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 {" HOPPER_REGS96
+                     "}, {%96,%97,%98,%99}, %100, p, 1, 1, 0;\n\t}"
+                     : HOPPER_ACC64(c, 0), HOPPER_ACC32(c, 64)
+                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "n"(ZERO ? 0 : 1));
     else
-        static_assert(N == 64, "no product of this width");
+        static_assert(N == 128, "no product of this width");
 }
 
 /* c += a b, 64 x N: a in registers, b in shared memory with rows as the k index. */
@@ -188,8 +169,26 @@ template <int N> __device__ __forceinline__ void hopper_hold(float (&c)[N])
         asm volatile("" : "+f"(c[i])::"memory");
 }
 
-/* ---- registers and named barriers ------------------------------------------------------------------------
- */
+/* ---- products of one warp --------------------------------------------------------------------------- */
+
+__device__ __forceinline__ void hopper_load_matrices(uint32_t (&r)[4], uint32_t at)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* c += a b, 16 x 8, 16 deep. */
+__device__ __forceinline__ void hopper_warp_product(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- registers and named barriers ------------------------------------------------------------------- */
 
 template <int REGS> __device__ __forceinline__ void hopper_registers_less()
 {
