@@ -106,8 +106,11 @@ static int plan_init(struct cuda_device *c, struct gemm_plan *p, const struct ge
         ok = set(p->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast);
     if (ok && k->scaled) {
         cublasLtMatmulMatrixScale_t each = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+        /* the pointers change with every call; without any the library proposes nothing */
         ok = set(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &each, sizeof each) &&
-             set(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &each, sizeof each);
+             set(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &each, sizeof each) &&
+             set(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &c->lt_workspace, sizeof c->lt_workspace) &&
+             set(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &c->lt_workspace, sizeof c->lt_workspace);
     }
     ok = ok && choose(c, p);
     if (!ok)

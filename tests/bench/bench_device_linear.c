@@ -12,7 +12,7 @@
 
 #include "kernels/device.h"
 
-enum { RUNS = 9, ROTATE_MAX = 64 };
+enum { WARM = 6, RUNS = 21, ROTATE_MAX = 64 };
 
 static const struct {
     const char *name;
@@ -82,7 +82,7 @@ static double time_graph(struct bench *b, const struct device_linear_args *args,
     for (size_t i = 0; i < n; i++)
         b->ops->linear(b->d, &args[i]);
     must(b->ops->capture_end(b->d, &g, &e), &e);
-    for (int i = -2; i < RUNS; i++) {
+    for (int i = -WARM; i < RUNS; i++) {
         b->ops->event_record(b->d, DEVICE_COMPUTE, b->from);
         b->ops->graph_launch(b->d, g);
         b->ops->event_record(b->d, DEVICE_COMPUTE, b->to);
@@ -177,7 +177,7 @@ static void many(struct bench *b, size_t f, size_t N, size_t K, size_t T, enum d
     a.scratch_bytes = scratch;
     struct err e = {0};
     double ms[RUNS];
-    for (int i = -2; i < RUNS; i++) {
+    for (int i = -WARM; i < RUNS; i++) {
         b->ops->event_record(b->d, DEVICE_COMPUTE, b->from);
         b->ops->linear(b->d, &a);
         b->ops->event_record(b->d, DEVICE_COMPUTE, b->to);

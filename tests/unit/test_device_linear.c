@@ -361,7 +361,7 @@ static double tolerance_of(const struct job *j)
 {
     if (j->T <= DEVICE_DECODE_T)
         return 1e-3;
-    return j->format == DEVICE_W_FP8 ? 3e-2 : 5e-3;
+    return j->format == DEVICE_W_FP8 ? 4e-2 : 5e-3; /* a card may leave x in fp16 where fp8 does not fit */
 }
 
 /* One product on both devices; returns 1 when they differ by too much. */
