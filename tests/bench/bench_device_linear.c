@@ -2,7 +2,7 @@
 /* bench_device_linear.c - speed of the card's linear op: one row and four over weights of every format,
  * against the measured copy; the chain of a decoder layer's products in one graph; large products in TFLOP/s.
  *
- *   bench_device_linear [cuda|host] [few|many|chain ...]     (nothing named: all)
+ *   bench_device_linear [cuda|host] [limits|few|many|chain ...] [w8|w4|...]     (nothing named: all)
  *
  * Weights rotate so that no run finds them in the card's cache.
  */
@@ -194,7 +194,8 @@ static void many(struct bench *b, size_t f, size_t N, size_t K, size_t T, enum d
         b->ops->release(b->d, all[i]);
 }
 
-static void limits(struct bench *b)
+/* The copy always, which the others are compared with. */
+static void limits(struct bench *b, int every)
 {
     static const struct {
         const char *name;
@@ -204,7 +205,7 @@ static void limits(struct bench *b)
                {"fp16 TFLOP/s", DEVICE_LIMIT_F16},
                {"bf16 TFLOP/s", DEVICE_LIMIT_BF16},
                {"fp8 TFLOP/s", DEVICE_LIMIT_FP8}};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    for (size_t i = 0; i < (every ? sizeof all / sizeof *all : 1); i++) {
         struct err e = {0};
         double v = 0;
         if (b->ops->measure(b->d, all[i].what, &v, &e))
@@ -216,12 +217,34 @@ static void limits(struct bench *b)
     }
 }
 
-static int asked(int argc, char **argv, const char *word)
+/* `word` is named, or none of the `n` words of its kind is. */
+static int asked(int argc, char **argv, const char *word, const char *const *kind, size_t n)
 {
-    for (int i = 2; i < argc; i++)
+    int others = 0;
+    for (int i = 2; i < argc; i++) {
         if (!strcmp(argv[i], word))
             return 1;
-    return argc < 3;
+        for (size_t k = 0; k < n; k++)
+            others |= !strcmp(argv[i], kind[k]);
+    }
+    return !others;
+}
+
+static void run_format(struct bench *b, size_t f, int chains, int fews, int manys)
+{
+    static const size_t shapes[][2] = {
+        {4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};
+    static const size_t tokens[] = {5, 16, 64, 512, 2048, 8192};
+    for (size_t T = 1; chains && T <= DEVICE_DECODE_T; T += 3)
+        chain(b, f, T);
+    for (size_t s = 0; fews && s < sizeof shapes / sizeof *shapes; s++)
+        for (size_t T = 1; T <= DEVICE_DECODE_T; T += 3)
+            few(b, f, shapes[s][0], shapes[s][1], T);
+    for (size_t t = 0; manys && t < sizeof tokens / sizeof *tokens; t++) {
+        many(b, f, 6144, 4096, tokens[t], DEVICE_STORE_F32);
+        many(b, f, 28672, 4096, tokens[t], DEVICE_SILU_MUL);
+        many(b, f, 4096, 14336, tokens[t], DEVICE_ADD_F32);
+    }
 }
 
 int main(int argc, char **argv)
@@ -235,23 +258,17 @@ int main(int argc, char **argv)
     printf("card %s, %d SMs\n", info.name, info.processors);
     must(b.ops->event_create(b.d, &b.from, &e), &e);
     must(b.ops->event_create(b.d, &b.to, &e), &e);
-    limits(&b);
-    for (size_t f = 0; f < FORMATS && asked(argc, argv, "chain"); f++)
-        for (size_t T = 1; T <= DEVICE_DECODE_T; T += 3)
-            chain(&b, f, T);
-    static const size_t shapes[][2] = {
-        {4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};
-    for (size_t f = 0; f < FORMATS && asked(argc, argv, "few"); f++)
-        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-            for (size_t T = 1; T <= DEVICE_DECODE_T; T += 3)
-                few(&b, f, shapes[s][0], shapes[s][1], T);
-    static const size_t tokens[] = {5, 16, 64, 512, 2048, 8192};
-    for (size_t f = 0; f < FORMATS && asked(argc, argv, "many"); f++)
-        for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++) {
-            many(&b, f, 6144, 4096, tokens[t], DEVICE_STORE_F32);
-            many(&b, f, 28672, 4096, tokens[t], DEVICE_SILU_MUL);
-            many(&b, f, 4096, 14336, tokens[t], DEVICE_ADD_F32);
-        }
+    static const char *const kinds[] = {"limits", "chain", "few", "many"};
+    const char *names[FORMATS];
+    int wanted[4];
+    for (size_t i = 0; i < 4; i++)
+        wanted[i] = asked(argc, argv, kinds[i], kinds, 4);
+    for (size_t f = 0; f < FORMATS; f++)
+        names[f] = formats[f].name;
+    limits(&b, wanted[0]);
+    for (size_t f = 0; f < FORMATS; f++)
+        if (asked(argc, argv, names[f], names, FORMATS))
+            run_format(&b, f, wanted[1], wanted[2], wanted[3]);
     b.ops->event_free(b.d, b.from);
     b.ops->event_free(b.d, b.to);
     device_close(b.d);
