@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_session_device.c - timelines whose layers run on a device, against the processor's: logits over every
- * sparsity, format and cut; saves that either side restores; marks, rewinding, cancel, attention sums; blocks
- * beyond the card's budget give the same bits. On the "host" device always, on a card where there is one. */
+ * sparsity, format and cut; cancel, attention sums, guesses, selected pages, an adapter. On the "host" device
+ * always, on a card where there is one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,10 +17,8 @@
 #include "engine/base/bytes.h"
 #include "engine/model/model.h"
 #include "engine/session.h"
-#include "kernels/device.h"
-#include "tests/support/session_fixture.h"
+#include "tests/support/device_lab.h"
 #include "tests/support/temp.h"
-#include "tests/support/tiny_model.h"
 
 /* The sanitizers make arithmetic ten times slower. */
 #ifdef __SANITIZE_ADDRESS__
@@ -29,119 +27,10 @@ enum { N = 1100, BASE = 140, CUT = 230, EACH = 3 };
 enum { N = 2200, BASE = 1000, CUT = 1100, EACH = 1 };
 #endif
 
-static struct lab lab;
-static char *model, *model_q4, *model_bias;
-static const char *const devices[] = {"host", "cuda"};
-static int has[2];
-
-static int setup(void **state)
-{
-    (void)state;
-    lab_open(&lab);
-    model = temp_path(lab.folder, "wide.gguf");
-    model_q4 = temp_path(lab.folder, "wide-q4.gguf");
-    model_bias = temp_path(lab.folder, "wide-bias.gguf");
-    struct tiny_model m = tiny_model_default();
-    m.D = 64; /* the card's kernels have heads of 64 and of 128 */
-    m.C = 128;
-    m.F = 192;
-    m.gain = 0.7f; /* more makes chaos of rounding */
-    struct tiny_model q = m, b = m;
-    q.type = 3;
-    q.embed_type = 8;
-    b.type = 8;
-    b.qkv_bias = 1;
-    b.tied = 0;
-    int rc =
-        tiny_model_write(&m, model) || tiny_model_write(&q, model_q4) || tiny_model_write(&b, model_bias);
-    for (int i = 0; i < 2; i++) {
-        struct device *d;
-        struct err e = {0};
-        has[i] = !device_open(&d, devices[i], NULL, 0, &e);
-        if (has[i])
-            device_close(d);
-        else
-            print_message("%s: left out: %s\n", devices[i], e.text);
-    }
-    return rc || !has[0];
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    free(model);
-    free(model_q4);
-    free(model_bias);
-    lab_close(&lab);
-    return 0;
-}
-
-static struct engine *open_on(const char *device, const char *path, double sparsity, int format)
-{
-    struct err e = {0};
-    struct engine *g = NULL;
-    struct engine_options o = {.model_path = path,
-                               .heads_path = lab.heads,
-                               .sparsity = sparsity,
-                               .sink = -1,
-                               .recent = -1,
-                               .kv_format = format,
-                               .threads = 2,
-                               .device = device,
-                               .chunk = 512,
-                               .context = 1000};
-    if (engine_open(&g, &o, &e))
-        fail_msg("%s: %s", device ? device : "cpu", e.text);
-    return g;
-}
-
-static float *logits_of(const struct session *s, const struct engine *g)
-{
-    size_t bytes = engine_params(g)->V * sizeof(float);
-    float *copy = malloc(bytes);
-    assert_non_null(session_logits(s));
-    memcpy(copy, session_logits(s), bytes);
-    return copy;
-}
-
-/* Difference by the spread of the wanted ones; NaN fails. */
-static double distance(const float *want, const float *got, size_t V)
-{
-    double mean = 0, spread = 0, difference = 0;
-    for (size_t i = 0; i < V; i++)
-        mean += (double)want[i] / (double)V;
-    for (size_t i = 0; i < V; i++) {
-        double d = (double)want[i] - mean, x = (double)want[i] - (double)got[i];
-        spread += d * d;
-        difference += x * x;
-    }
-    return sqrt(difference / spread);
-}
-
-static void close_to(const float *want, const struct session *s, const struct engine *g, double bound,
-                     const char *what, size_t at)
-{
-    assert_non_null(session_logits(s));
-    double d = distance(want, session_logits(s), engine_params(g)->V);
-    if (!(d <= bound))
-        fail_msg("%s at %zu: logits differ by %.2e of their spread", what, at, d);
-}
-
-static void same_bits(const float *want, const struct session *s, const struct engine *g)
-{
-    assert_non_null(session_logits(s));
-    assert_memory_equal(want, session_logits(s), engine_params(g)->V * sizeof *want);
-}
-
-/* fp16 between the layers moves a code of a 4-bit page now and then. */
-static double bound_of(int format)
-{
-    return format == 16 || format == 8 ? 5e-3 : 3e-2;
-}
-
 static void against_processor(const char *device, const char *path, double sparsity, int format)
 {
-    struct engine *cpu = open_on(NULL, path, sparsity, format), *g = open_on(device, path, sparsity, format);
+    struct engine *cpu = device_lab_engine(NULL, path, sparsity, format),
+                  *g = device_lab_engine(device, path, sparsity, format);
     assert_string_equal(engine_device(g), device);
     assert_string_equal(engine_device(cpu), "cpu");
     uint8_t a[KV_KEY_BYTES], b[KV_KEY_BYTES];
@@ -152,11 +41,11 @@ static void against_processor(const char *device, const char *path, double spars
     static const size_t stops[] = {1, 3, 64, 65, 127, 300, 512, 513, 1024, 1090, 1096, N};
     size_t at = 0;
     for (size_t i = 0; i < sizeof stops / sizeof stops[0] - (EACH > 1 ? 6 : 0); i++) {
-        lab_append(&lab, want, at, stops[i], 0);
-        lab_append(&lab, got, at, stops[i], 0);
+        lab_append(&device_lab.lab, want, at, stops[i], 0);
+        lab_append(&device_lab.lab, got, at, stops[i], 0);
         at = stops[i];
-        float *logits = logits_of(want, cpu);
-        close_to(logits, got, g, bound_of(format), path, at);
+        float *logits = device_lab_logits(want, cpu);
+        device_lab_close(logits, got, g, device_lab_bound(format), path, at);
         free(logits);
     }
     assert_int_equal(session_position(got), at);
@@ -171,11 +60,11 @@ static void test_equals_the_processor(void **state)
     (void)state;
     static const int formats[] = {16, 8, 4, 84};
     for (int d = 0; d < 2; d++)
-        for (int i = EACH / 2; has[d] && i < 4; i += EACH) {
-            against_processor(devices[d], model, i / 3.0, formats[i]);
+        for (int i = EACH / 2; device_lab.has[d] && i < 4; i += EACH) {
+            against_processor(device_names[d], device_lab.model, i / 3.0, formats[i]);
             if (EACH == 1)
-                against_processor(devices[d], model_q4, 0.5, formats[i]);
-            against_processor(devices[d], model_bias, 1 - i / 3.0, formats[i]);
+                against_processor(device_names[d], device_lab.model_q4, 0.5, formats[i]);
+            against_processor(device_names[d], device_lab.model_bias, 1 - i / 3.0, formats[i]);
         }
 }
 
@@ -198,10 +87,11 @@ static void test_rows_of_logits(void **state)
     (void)state;
     enum { SHORT = 200 };
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
-        struct engine *cpu = open_on(NULL, model, 0.5, 16), *g = open_on(devices[d], model, 0.5, 16);
+        struct engine *cpu = device_lab_engine(NULL, device_lab.model, 0.5, 16),
+                      *g = device_lab_engine(device_names[d], device_lab.model, 0.5, 16);
         size_t V = engine_params(g)->V;
         struct collect c[3];
         for (int i = 0; i < 3; i++) {
@@ -209,13 +99,13 @@ static void test_rows_of_logits(void **state)
             c[i] = (struct collect){.rows = malloc(SHORT * V * sizeof(float)), .V = V};
             struct append_options o = {.logits = take_row, .arg = &c[i]};
             for (size_t at = 0; at < SHORT; at += i == 2 ? 1 : SHORT)
-                assert_int_equal(session_append(s, lab.ids + at, i == 2 ? 1 : SHORT, &o, &e), 0);
+                assert_int_equal(session_append(s, device_lab.lab.ids + at, i == 2 ? 1 : SHORT, &o, &e), 0);
             assert_int_equal(c[i].n, SHORT);
             session_free(s);
         }
         for (size_t t = 0; t < SHORT; t++)
             for (int i = 1; i < 3; i++)
-                if (!(distance(c[0].rows + t * V, c[i].rows + t * V, V) <= 5e-3))
+                if (!(device_lab_distance(c[0].rows + t * V, c[i].rows + t * V, V) <= 5e-3))
                     fail_msg("way %d, token %zu", i, t);
         for (int i = 0; i < 3; i++)
             free(c[i].rows);
@@ -230,184 +120,23 @@ static void test_cuts(void **state)
     (void)state;
     static const size_t steps[] = {0, 0, 700, 64, 37, 4};
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 8);
+        struct engine *g = device_lab_engine(device_names[d], device_lab.model_q4, 0.5, 8);
         float *want = NULL;
         for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i += i ? 2 * EACH - 1 : 1) {
             struct session *s = lab_session(g);
-            lab_append(&lab, s, 0, CUT, steps[i]);
+            lab_append(&device_lab.lab, s, 0, CUT, steps[i]);
             if (!want)
-                want = logits_of(s, g);
+                want = device_lab_logits(s, g);
             else if (!steps[i])
-                same_bits(want, s, g);
+                device_lab_same(want, s, g);
             else
-                close_to(want, s, g, 5e-3, "steps of", steps[i]);
+                device_lab_close(want, s, g, 5e-3, "steps of", steps[i]);
             session_free(s);
         }
         free(want);
         engine_close(g);
-    }
-}
-
-static void save_and_restore(const char *from, const char *to, double sparsity, int format, size_t cut)
-{
-    struct err e = {0};
-    struct shelf shelf = {.n = 0};
-    struct kv_source source = shelf_source(&shelf);
-    struct kv_sink sink = shelf_sink(&shelf);
-    struct engine *a = open_on(from, model_q4, sparsity, format),
-                  *b = open_on(to, model_q4, sparsity, format);
-    struct session *s = lab_session(a), *back = lab_session(b);
-    lab_append(&lab, s, 0, cut, 0);
-    lab_save(s, &shelf);
-    struct restore_report report;
-    if (session_restore(back, &source, lab.ids, cut, &report, &e))
-        fail_msg("%s to %s at %zu: %s", from ? from : "cpu", to ? to : "cpu", cut, e.text);
-    assert_int_equal(session_position(back), cut);
-    assert_memory_equal(session_tokens(back), lab.ids, cut * sizeof *lab.ids);
-    lab_append(&lab, s, cut, cut + 70, 0);
-    lab_append(&lab, back, cut, cut + 70, 0);
-    float *want = logits_of(s, a);
-    close_to(want, back, b, bound_of(format), "restored", cut);
-    free(want);
-    /* What came back can be saved again; nothing of it is stored twice. */
-    size_t batches = shelf.batches, items = shelf.n;
-    uint8_t key[KV_KEY_BYTES];
-    assert_int_equal(session_save(back, &sink, key, &e), 0);
-    assert_int_equal(shelf.batches, batches + 1);
-    assert_true(shelf.n <= items + 2);
-    session_free(back);
-    assert_int_equal(shelf.mapped, 0);
-    session_free(s);
-    engine_close(b);
-    engine_close(a);
-    shelf_clear(&shelf);
-}
-
-static void test_either_side_restores_the_other(void **state)
-{
-    (void)state;
-    static const size_t cuts[] = {3, 64, 700, 1087, 1024};
-    for (int d = 0; d < 2; d++)
-        for (size_t i = 0; has[d] && i < sizeof cuts / sizeof cuts[0]; i += EACH) {
-            int format = i % 2 ? 4 : 8;
-            double sparsity = (double)(i % 4) / 3;
-            save_and_restore(devices[d], NULL, sparsity, format, cuts[i]);
-            save_and_restore(NULL, devices[d], sparsity, format, cuts[i]);
-            save_and_restore(devices[d], devices[d], sparsity, format, cuts[i]);
-        }
-}
-
-/* The blocks of a timeline that is saved while it grows are those of one that is saved at its end. */
-static void test_saving_while_reading(void **state)
-{
-    (void)state;
-    for (int d = 0; d < 2; d++) {
-        if (!has[d])
-            continue;
-        struct err e = {0};
-        struct shelf early = {.n = 0}, late = {.n = 0};
-        struct kv_sink sink = shelf_sink(&early);
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 4);
-        struct session *s = lab_session(g), *t = lab_session(g);
-        for (size_t at = 0; at < N; at += 512) {
-            struct session_save *v;
-            lab_append(&lab, s, at, at + 512 < N ? at + 512 : N, 0);
-            assert_int_equal(session_save_begin(s, &v, &e), 0);
-            int rc = at == 512 ? ERR_IO : session_save_put(v, &sink, &e); /* one is lost, and comes again */
-            session_save_end(s, v, rc);
-        }
-        lab_append(&lab, t, 0, N, 0);
-        lab_save(t, &late);
-        size_t blocks = 0;
-        for (size_t i = 0; i < late.n; i++) {
-            struct shelf_item *item = shelf_find(&early, late.items[i].kind, late.items[i].key);
-            assert_non_null(item);
-            assert_int_equal(item->size, late.items[i].size);
-            blocks += item->kind == KV_KIND_BLOCK;
-            assert_memory_equal(item->data, late.items[i].data, item->size);
-        }
-        assert_int_equal(blocks, N / KV_BLOCK);
-        session_free(t);
-        session_free(s);
-        engine_close(g);
-        shelf_clear(&early);
-        shelf_clear(&late);
-    }
-}
-
-static void test_marks_and_rewinding(void **state)
-{
-    (void)state;
-    static const size_t back[] = {BASE + 90, BASE + 85, BASE + 30, BASE + 24, BASE};
-    for (int d = 0; d < 2; d++) {
-        if (!has[d])
-            continue;
-        struct err e = {0};
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 8);
-        struct session *s = lab_session(g), *plain = lab_session(g);
-        struct session_mark *m;
-        lab_append(&lab, s, 0, BASE, 0);
-        assert_int_equal(session_mark(s, &m, &e), 0);
-        float *at_mark = logits_of(s, g);
-        lab_append(&lab, s, BASE, BASE + 100, 0);
-        float *want = logits_of(s, g);
-        assert_int_equal(session_return(s, m, &e), 0);
-        same_bits(at_mark, s, g);
-        lab_append(&lab, s, BASE, BASE + 100, 0);
-        same_bits(want, s, g);
-        for (size_t i = 0; i < sizeof back / sizeof back[0]; i += EACH) {
-            assert_int_equal(session_rewind(s, NULL, back[i], NULL, 0, NULL, &e), 0);
-            assert_int_equal(session_position(s), back[i]);
-            session_free(plain);
-            plain = lab_session(g);
-            lab_append(&lab, plain, 0, back[i], 0);
-            float *fresh = logits_of(plain, g);
-            close_to(fresh, s, g, 5e-3, "back", back[i]);
-            free(fresh);
-        }
-        assert_int_equal(session_rewind(s, NULL, BASE, NULL, 0, NULL, &e), 0);
-        lab_append(&lab, s, BASE, BASE + 100, 0);
-        close_to(want, s, g, 5e-3, "forward again", BASE + 100);
-        assert_int_equal(session_rewind(s, NULL, 0, NULL, 0, NULL, &e), 0);
-        lab_append(&lab, s, 0, BASE, 0);
-        same_bits(at_mark, s, g);
-        session_mark_free(m);
-        free(want);
-        free(at_mark);
-        session_free(plain);
-        session_free(s);
-        engine_close(g);
-    }
-}
-
-/* Far behind the ring there is a checkpoint. */
-static void test_rewinding_to_a_checkpoint(void **state)
-{
-    (void)state;
-    for (int d = 0; d < 2; d++) {
-        if (!has[d])
-            continue;
-        struct err e = {0};
-        struct shelf shelf = {.n = 0};
-        struct kv_source source = shelf_source(&shelf);
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 8);
-        struct session *s = lab_session(g), *plain = lab_session(g);
-        size_t stop = 100;
-        lab_append(&lab, s, 0, stop, 0);
-        lab_save(s, &shelf);
-        lab_append(&lab, s, stop, N, 0);
-        if (session_rewind(s, &source, 120, &stop, 1, NULL, &e))
-            fail_msg("%s", e.text);
-        lab_append(&lab, plain, 0, 120, 0);
-        float *want = logits_of(plain, g);
-        close_to(want, s, g, 5e-3, "back", 120);
-        free(want);
-        session_free(plain);
-        session_free(s);
-        engine_close(g);
-        shelf_clear(&shelf);
     }
 }
 
@@ -422,21 +151,21 @@ static void test_cancel_leaves_whole_chunks(void **state)
 {
     (void)state;
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
         struct cancel cancel = {.requested = 1};
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 4);
+        struct engine *g = device_lab_engine(device_names[d], device_lab.model_q4, 0.5, 4);
         struct session *s = lab_session(g), *plain = lab_session(g);
         struct append_options never = {.cancel = &cancel}, later = {.logits = stop_soon};
-        assert_int_equal(session_append(s, lab.ids, 100, &never, &e), ERR_CANCELLED);
+        assert_int_equal(session_append(s, device_lab.lab.ids, 100, &never, &e), ERR_CANCELLED);
         assert_int_equal(session_position(s), 0);
-        assert_int_equal(session_append(s, lab.ids, 720, &later, &e), ERR_CANCELLED);
+        assert_int_equal(session_append(s, device_lab.lab.ids, 720, &later, &e), ERR_CANCELLED);
         assert_int_equal(session_position(s), 512); /* the chunk that was cut short is not there */
-        lab_append(&lab, s, 512, 720, 0);
-        lab_append(&lab, plain, 0, 720, 0);
-        float *want = logits_of(plain, g);
-        same_bits(want, s, g);
+        lab_append(&device_lab.lab, s, 512, 720, 0);
+        lab_append(&device_lab.lab, plain, 0, 720, 0);
+        float *want = device_lab_logits(plain, g);
+        device_lab_same(want, s, g);
         free(want);
         session_free(plain);
         session_free(s);
@@ -448,17 +177,18 @@ static void test_attention_sums(void **state)
 {
     (void)state;
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
-        struct engine *cpu = open_on(NULL, model, 0.5, 8), *g = open_on(devices[d], model, 0.5, 8);
+        struct engine *cpu = device_lab_engine(NULL, device_lab.model, 0.5, 8),
+                      *g = device_lab_engine(device_names[d], device_lab.model, 0.5, 8);
         struct session *a = lab_session(cpu), *b = lab_session(g);
-        lab_append(&lab, a, 0, BASE, 0);
-        lab_append(&lab, b, 0, BASE, 0);
+        lab_append(&device_lab.lab, a, 0, BASE, 0);
+        lab_append(&device_lab.lab, b, 0, BASE, 0);
         assert_int_equal(session_watch(a, 1, &e), 0);
         assert_int_equal(session_watch(b, 1, &e), 0);
-        lab_append(&lab, a, BASE, BASE + 80, 0);
-        lab_append(&lab, b, BASE, BASE + 80, 0);
+        lab_append(&device_lab.lab, a, BASE, BASE + 80, 0);
+        lab_append(&device_lab.lab, b, BASE, BASE + 80, 0);
         size_t n, m;
         const double *want = session_mass(a, &n), *got = session_mass(b, &m);
         assert_int_equal(n, m);
@@ -492,13 +222,13 @@ static void test_guesses(void **state)
 {
     (void)state;
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 8);
+        struct engine *g = device_lab_engine(device_names[d], device_lab.model_q4, 0.5, 8);
         struct session *s = lab_session(g), *plain = lab_session(g);
-        lab_append(&lab, s, 0, BASE, 0);
-        lab_append(&lab, plain, 0, BASE, 0);
+        lab_append(&device_lab.lab, s, 0, BASE, 0);
+        lab_append(&device_lab.lab, plain, 0, BASE, 0);
         assert_int_equal(session_watch(s, 1, &e), 0);
         assert_int_equal(session_watch(plain, 1, &e), 0);
         for (size_t at = BASE, round = 0; at < BASE + 60; round++) {
@@ -506,13 +236,13 @@ static void test_guesses(void **state)
             size_t n = 2 + round % 3, kept, room = KV_PAGE - at % KV_PAGE;
             uint32_t ids[SESSION_GUESSES];
             for (size_t i = 0; i < n; i++)
-                ids[i] = i <= how.right ? lab.ids[at + i] : 7;
+                ids[i] = i <= how.right ? device_lab.lab.ids[at + i] : 7;
             assert_int_equal(session_append_guesses(s, ids, n, NULL, is_right, &how, &kept, &e), 0);
             size_t want = how.right + 1 < n ? how.right + 1 : n;
             assert_int_equal(kept, want < room ? want : room);
-            lab_append(&lab, plain, at, at + kept, 1);
-            float *logits = logits_of(plain, g);
-            same_bits(logits, s, g);
+            lab_append(&device_lab.lab, plain, at, at + kept, 1);
+            float *logits = device_lab_logits(plain, g);
+            device_lab_same(logits, s, g);
             free(logits);
             at += kept;
             assert_int_equal(session_position(s), at);
@@ -529,80 +259,36 @@ static void test_guesses(void **state)
     }
 }
 
-/* No block on the card at all: the same bits, and both formats of saves. */
-static void test_blocks_in_host_memory(void **state)
-{
-    (void)state;
-    for (int d = 0; d < 2; d++) {
-        if (!has[d])
-            continue;
-        struct err e = {0};
-        struct shelf shelf = {.n = 0};
-        struct kv_source source = shelf_source(&shelf);
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 4), *h = NULL;
-        struct engine_options o = {.model_path = model_q4,
-                                   .heads_path = lab.heads,
-                                   .sparsity = 0.5,
-                                   .sink = -1,
-                                   .recent = -1,
-                                   .kv_format = 4,
-                                   .device = devices[d],
-                                   .chunk = 512,
-                                   .context = 1000,
-                                   .kv_bytes = 1};
-        assert_int_equal(engine_open(&h, &o, &e), 0);
-        struct session *s = lab_session(g), *t = lab_session(h), *back = lab_session(h);
-        lab_append(&lab, s, 0, 1090, 0);
-        lab_append(&lab, t, 0, 1090, 0);
-        for (size_t at = 1090; at < 1100; at++) {
-            lab_append(&lab, s, at, at + 1, 0);
-            lab_append(&lab, t, at, at + 1, 0);
-        }
-        float *want = logits_of(s, g);
-        same_bits(want, t, h);
-        lab_save(t, &shelf);
-        if (session_restore(back, &source, lab.ids, 1100, NULL, &e))
-            fail_msg("%s", e.text);
-        close_to(want, back, h, 5e-3, "restored into host memory", 1100);
-        free(want);
-        session_free(back);
-        session_free(t);
-        session_free(s);
-        engine_close(h);
-        engine_close(g);
-        shelf_clear(&shelf);
-    }
-}
-
 /* A list that holds every page changes nothing but rounding, and its audit says so. */
 static void test_selected_pages(void **state)
 {
     (void)state;
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
-        struct engine *g = open_on(devices[d], model, 0.5, 8), *cpu = open_on(NULL, model, 0.5, 8);
+        struct engine *g = device_lab_engine(device_names[d], device_lab.model, 0.5, 8),
+                      *cpu = device_lab_engine(NULL, device_lab.model, 0.5, 8);
         struct session *s = lab_session(g), *dense = lab_session(g), *none = lab_session(cpu);
-        lab_append(&lab, s, 0, 1000, 0);
-        lab_append(&lab, dense, 0, 1000, 0);
+        lab_append(&device_lab.lab, s, 0, 1000, 0);
+        lab_append(&device_lab.lab, dense, 0, 1000, 0);
         assert_int_equal(session_select(none, 10, 2, 8, &e), ERR_UNSUPPORTED);
         assert_int_equal(session_select(s, 3, 8, 8, &e), ERR_USAGE);
         assert_int_equal(session_select(s, 64, 2, 4, &e), 0);
-        lab_append(&lab, s, 1000, 1010, 1);
-        lab_append(&lab, dense, 1000, 1010, 1);
-        float *want = logits_of(dense, g);
-        close_to(want, s, g, 1e-3, "all pages listed", 1010);
+        lab_append(&device_lab.lab, s, 1000, 1010, 1);
+        lab_append(&device_lab.lab, dense, 1000, 1010, 1);
+        float *want = device_lab_logits(dense, g);
+        device_lab_close(want, s, g, 1e-3, "all pages listed", 1010);
         size_t audits;
         double all = session_visited(s, &audits);
         assert_int_equal(audits, 3);
         assert_true(fabs(all - 1) < 1e-4);
         assert_int_equal(session_select(s, 6, 2, 1, &e), 0);
-        lab_append(&lab, s, 1010, 1012, 1);
+        lab_append(&device_lab.lab, s, 1010, 1012, 1);
         double some = session_visited(s, &audits);
         assert_int_equal(audits, 2);
         assert_true(some > 0.2 && some < 1);
-        print_message("%s: 6 of 15 pages hold %.2f of the softmax\n", devices[d], some);
+        print_message("%s: 6 of 15 pages hold %.2f of the softmax\n", device_names[d], some);
         free(want);
         session_free(none);
         session_free(dense);
@@ -654,19 +340,19 @@ static char *write_adapter(void)
     buf_add(&all, header.data, header.len);
     buf_add(&all, data.data, data.len);
     assert_false(header.failed || data.failed || all.failed);
-    temp_write(lab.folder, "adapter.safetensors", all.data, all.len);
+    temp_write(device_lab.lab.folder, "adapter.safetensors", all.data, all.len);
     buf_free(&header);
     buf_free(&data);
     buf_free(&all);
-    return lab.folder;
+    return device_lab.lab.folder;
 }
 
 static void test_adapter(void **state)
 {
     (void)state;
-    struct engine_options o = {.model_path = model_q4,
+    struct engine_options o = {.model_path = device_lab.model_q4,
                                .adapter_path = write_adapter(),
-                               .heads_path = lab.heads,
+                               .heads_path = device_lab.lab.heads,
                                .sparsity = 0.5,
                                .sink = -1,
                                .recent = -1,
@@ -674,30 +360,31 @@ static void test_adapter(void **state)
                                .context = 1000,
                                .chunk = 512};
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
-        struct engine *cpu = NULL, *g = NULL, *bare = open_on(devices[d], model_q4, 0.5, 16);
+        struct engine *cpu = NULL, *g = NULL,
+                      *bare = device_lab_engine(device_names[d], device_lab.model_q4, 0.5, 16);
         o.device = NULL;
         if (engine_open(&cpu, &o, &e))
             fail_msg("%s", e.text);
-        o.device = devices[d];
+        o.device = device_names[d];
         if (engine_open(&g, &o, &e))
             fail_msg("%s", e.text);
         struct session *want = lab_session(cpu), *got = lab_session(g), *without = lab_session(bare);
-        lab_append(&lab, without, 0, 200, 0);
-        lab_append(&lab, want, 0, 200, 0);
-        lab_append(&lab, got, 0, 200, 0);
-        float *logits = logits_of(want, cpu);
-        close_to(logits, got, g, bound_of(16), "with an adapter", 200);
-        double moved = distance(logits, session_logits(without), engine_params(g)->V);
-        print_message("%s: the adapter moves logits by %.2f of their spread\n", devices[d], moved);
+        lab_append(&device_lab.lab, without, 0, 200, 0);
+        lab_append(&device_lab.lab, want, 0, 200, 0);
+        lab_append(&device_lab.lab, got, 0, 200, 0);
+        float *logits = device_lab_logits(want, cpu);
+        device_lab_close(logits, got, g, device_lab_bound(16), "with an adapter", 200);
+        double moved = device_lab_distance(logits, session_logits(without), engine_params(g)->V);
+        print_message("%s: the adapter moves logits by %.2f of their spread\n", device_names[d], moved);
         assert_true(moved > 0.1);
         free(logits);
-        lab_append(&lab, want, 200, 203, 1);
-        lab_append(&lab, got, 200, 203, 1);
-        logits = logits_of(want, cpu);
-        close_to(logits, got, g, bound_of(16), "with an adapter", 203);
+        lab_append(&device_lab.lab, want, 200, 203, 1);
+        lab_append(&device_lab.lab, got, 200, 203, 1);
+        logits = device_lab_logits(want, cpu);
+        device_lab_close(logits, got, g, device_lab_bound(16), "with an adapter", 203);
         free(logits);
         session_free(without);
         session_free(got);
@@ -712,23 +399,23 @@ static void test_variants_and_names(void **state)
 {
     (void)state;
     for (int d = 0; d < 2; d++) {
-        if (!has[d])
+        if (!device_lab.has[d])
             continue;
         struct err e = {0};
-        struct engine *g = open_on(devices[d], model_q4, 0.5, 4), *v = NULL;
-        struct engine *raw = open_on(devices[d], model_q4, 0.5, 16);
+        struct engine *g = device_lab_engine(device_names[d], device_lab.model_q4, 0.5, 4), *v = NULL;
+        struct engine *raw = device_lab_engine(device_names[d], device_lab.model_q4, 0.5, 16);
         assert_int_equal(engine_variant(&v, g, 16, &e), 0);
         struct session *a = lab_session(v), *b = lab_session(raw), *c = lab_session(g);
-        lab_append(&lab, a, 0, 300, 0);
-        lab_append(&lab, c, 0, 300, 0); /* between: they share buffers */
-        lab_append(&lab, b, 0, 300, 0);
+        lab_append(&device_lab.lab, a, 0, 300, 0);
+        lab_append(&device_lab.lab, c, 0, 300, 0); /* between: they share buffers */
+        lab_append(&device_lab.lab, b, 0, 300, 0);
         for (size_t at = 300; at < 303; at++) {
-            lab_append(&lab, c, at, at + 1, 0);
-            lab_append(&lab, a, at, at + 1, 0);
-            lab_append(&lab, b, at, at + 1, 0);
+            lab_append(&device_lab.lab, c, at, at + 1, 0);
+            lab_append(&device_lab.lab, a, at, at + 1, 0);
+            lab_append(&device_lab.lab, b, at, at + 1, 0);
         }
-        float *want = logits_of(b, raw);
-        same_bits(want, a, v);
+        float *want = device_lab_logits(b, raw);
+        device_lab_same(want, a, v);
         free(want);
         session_free(c);
         session_free(b);
@@ -740,12 +427,12 @@ static void test_variants_and_names(void **state)
     struct err e = {0};
     struct engine *g = NULL;
     struct engine_options o = {
-        .model_path = model, .sparsity = -1, .sink = -1, .recent = -1, .device = "abacus"};
+        .model_path = device_lab.model, .sparsity = -1, .sink = -1, .recent = -1, .device = "abacus"};
     assert_int_not_equal(engine_open(&g, &o, &e), 0);
     assert_null(g);
     o.device = "auto";
     assert_int_equal(engine_open(&g, &o, &e), 0);
-    assert_string_equal(engine_device(g), has[1] ? "cuda" : "cpu");
+    assert_string_equal(engine_device(g), device_lab.has[1] ? "cuda" : "cpu");
     engine_close(g);
 }
 
@@ -755,17 +442,12 @@ int main(void)
         cmocka_unit_test(test_equals_the_processor),
         cmocka_unit_test(test_rows_of_logits),
         cmocka_unit_test(test_cuts),
-        cmocka_unit_test(test_either_side_restores_the_other),
-        cmocka_unit_test(test_saving_while_reading),
-        cmocka_unit_test(test_marks_and_rewinding),
-        cmocka_unit_test(test_rewinding_to_a_checkpoint),
         cmocka_unit_test(test_cancel_leaves_whole_chunks),
         cmocka_unit_test(test_attention_sums),
         cmocka_unit_test(test_guesses),
-        cmocka_unit_test(test_blocks_in_host_memory),
         cmocka_unit_test(test_selected_pages),
         cmocka_unit_test(test_adapter),
         cmocka_unit_test(test_variants_and_names),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, device_lab_setup, device_lab_teardown);
 }
