@@ -77,9 +77,12 @@ static __global__ void __launch_bounds__(THREADS)
     __shared__ uint64_t of_block[CLUSTER];
     cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
     const uint32_t row = blockIdx.x / CLUSTER, rank = cluster.block_rank();
+    /* Nobody writes into a block that has not begun. */
+    auto begun = cluster.barrier_arrive();
     cudaGridDependencySynchronize(); /* x is the kernel's before us */
     uint64_t key = thread_greatest(x + row * ldx, rank * THREADS + threadIdx.x, CLUSTER * THREADS, N);
     key = block_greatest(key, of_warp);
+    cluster.barrier_wait(std::move(begun));
     if (threadIdx.x == 0)
         cluster.map_shared_rank(of_block, 0)[rank] = key;
     cluster.sync();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_device_smoke.c - every op of a device once, in its place: small engines of made-up weights read and
  * answer; reading at once, in pieces and token by token agree, two runs give the same bits. Small enough for
- * compute-sanitizer, which wants many times the time; an argument picks the case of that number. */
+ * compute-sanitizer, which wants many times the time: arguments pick a case by its number and a length. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -23,7 +23,7 @@ static const struct smoke {
     {4, 2, 64, KV_4, DEVICE_W_W8},      {8, 2, 128, KV_4, DEVICE_W_W4},      {3, 3, 64, KV_8, DEVICE_W_FP8},
     {7, 1, 128, KV_K8V4, DEVICE_W_F16}, {4, 4, 128, KV_RAW, DEVICE_W_W4G32},
 };
-enum { CASES = sizeof cases / sizeof cases[0], V = 300, LENGTH = 150 };
+enum { CASES = sizeof cases / sizeof cases[0], V = 300, MOST = 150 };
 
 /* The sanitizers make arithmetic ten times slower. */
 #ifdef __SANITIZE_ADDRESS__
@@ -32,7 +32,8 @@ enum { RUN = 2 };
 enum { RUN = CASES };
 #endif
 
-static int only = -1; /* the case that an argument picked */
+static int only = -1;        /* the case that an argument picked */
+static size_t length = MOST; /* of the text; a second argument */
 
 struct world {
     struct cache_layout layout;
@@ -83,8 +84,8 @@ static void pass(struct world *w, const uint32_t *ids, size_t n, struct device_p
 static void read_all(struct world *w, const uint32_t *ids, size_t step, float *last, double *mass)
 {
     device_session_reset(w->session);
-    for (size_t at = 0; at < LENGTH;) {
-        size_t n = LENGTH - at < step ? LENGTH - at : step, page = 64 - at % 64;
+    for (size_t at = 0; at < length;) {
+        size_t n = length - at < step ? length - at : step, page = 64 - at % 64;
         if (step <= DEVICE_DECODE_T && n > page)
             n = page;
         pass(w, ids + at, n, (struct device_pass){.last = last, .mass = step == 1 ? mass : NULL});
@@ -105,12 +106,12 @@ static void close_enough(const float *a, const float *b, double tolerance)
 
 static void one_case(const struct smoke *c, const char *device)
 {
-    uint32_t ids[LENGTH], best[4];
+    uint32_t ids[MOST], best[4];
     float whole[V], pieces[V], steps[V], again[V];
     double mass[3] = {0}, visited[2] = {0};
     struct world w;
     open_world(&w, c, device);
-    for (size_t i = 0; i < LENGTH; i++)
+    for (size_t i = 0; i < length; i++)
         ids[i] = (uint32_t)(i * 131 + i / 7 * 17) % V;
     read_all(&w, ids, 128, whole, NULL);
     read_all(&w, ids, 4, pieces, NULL);
@@ -119,7 +120,7 @@ static void one_case(const struct smoke *c, const char *device)
     assert_memory_equal(whole, again, sizeof whole);
     assert_memory_equal(pieces, steps, sizeof pieces); /* a row does not hang on T */
     close_enough(whole, steps, c->weights == DEVICE_W_FP8 ? 0.15 : 0.05);
-    assert_true(fabs(mass[0] + mass[1] + mass[2] - LENGTH) < 0.1);
+    assert_true(fabs(mass[0] + mass[1] + mass[2] - (double)length) < 0.1);
     /* four rows, a listed step and an audited one */
     pass(&w, ids, 4, (struct device_pass){.best = best});
     for (int i = 0; i < 4; i++)
@@ -161,6 +162,7 @@ static void test_cuda(void **state)
 int main(int argc, char **argv)
 {
     only = argc > 1 ? atoi(argv[1]) : -1;
+    length = argc > 2 && atoi(argv[2]) > 64 && atoi(argv[2]) < MOST ? (size_t)atoi(argv[2]) : MOST;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_host), cmocka_unit_test(test_cuda)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
