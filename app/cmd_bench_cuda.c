@@ -15,53 +15,10 @@
 
 struct listener {
     char date[16];
-    int rc; /* of writing to stdout; the first failure stays */
+    const char *folder, *shape; /* where to save, or NULL */
+    int rc;                     /* of writing to stdout; the first failure stays */
     struct err e;
 };
-
-static void put(struct listener *l, struct buf *text)
-{
-    if (!l->rc && text->failed)
-        l->rc = err_memory(&l->e, "a line");
-    if (!l->rc)
-        l->rc = output_bytes(text->data, text->len, &l->e);
-    if (!l->rc)
-        l->rc = output_flush(&l->e);
-    buf_free(text);
-}
-
-static void on_limits(void *arg, const struct card_result *r)
-{
-    struct listener *l = arg;
-    struct buf text = {0};
-    card_text_head(r, l->date, &text);
-    card_text_columns(&text);
-    put(l, &text);
-}
-
-static void on_row(void *arg, const struct card_result *r, const struct card_row *row)
-{
-    struct buf text = {0};
-    card_text_row(r, row, &text);
-    put(arg, &text);
-}
-
-static int list_plans(const struct card_options *o, struct err *e)
-{
-    size_t n;
-    struct buf out = {0};
-    const struct card_plan *plans = card_plans(&n);
-    for (size_t i = 0; i < n; i++) {
-        char name[48];
-        int wanted = card_plan_wanted(&plans[i], o);
-        card_plan_name(&plans[i], o->shape, name);
-        buf_printf(&out, "%-36s about %3.0f s%s\n", name, plans[i].seconds,
-                   wanted ? "" : "  (only when named in full, or with --minutes)");
-    }
-    int rc = out.failed ? err_memory(e, "the list") : output_bytes(out.data, out.len, e);
-    buf_free(&out);
-    return rc;
-}
 
 static int save_one(const char *folder, const char *name, const struct buf *text, struct err *e)
 {
@@ -90,20 +47,63 @@ static int save(const char *folder, const struct card_result *r, const char *sha
     return rc;
 }
 
-static int finish(const struct config *c, const struct card_options *o, const struct card_result *r,
-                  struct listener *l, struct err *e)
+static void put(struct listener *l, struct buf *text)
+{
+    if (!l->rc && text->failed)
+        l->rc = err_memory(&l->e, "a line");
+    if (!l->rc)
+        l->rc = output_bytes(text->data, text->len, &l->e);
+    if (!l->rc)
+        l->rc = output_flush(&l->e);
+    buf_free(text);
+}
+
+static void on_limits(void *arg, const struct card_result *r)
+{
+    struct listener *l = arg;
+    struct buf text = {0};
+    card_text_head(r, l->date, &text);
+    card_text_columns(&text);
+    put(l, &text);
+}
+
+static void on_row(void *arg, const struct card_result *r, const struct card_row *row)
+{
+    struct listener *l = arg;
+    struct buf text = {0};
+    card_text_row(r, row, &text);
+    put(l, &text);
+    if (l->folder && !l->rc) /* at once: a run may be cut short */
+        l->rc = save(l->folder, r, l->shape, l->date, &l->e);
+}
+
+static int list_plans(const struct card_options *o, struct err *e)
+{
+    size_t n;
+    struct buf out = {0};
+    const struct card_plan *plans = card_plans(&n);
+    for (size_t i = 0; i < n; i++) {
+        char name[48];
+        int wanted = card_plan_wanted(&plans[i], o);
+        card_plan_name(&plans[i], o->shape, name);
+        buf_printf(&out, "%-36s about %3.0f s%s\n", name, plans[i].seconds,
+                   wanted ? "" : "  (only when named in full, or with --minutes)");
+    }
+    int rc = out.failed ? err_memory(e, "the list") : output_bytes(out.data, out.len, e);
+    buf_free(&out);
+    return rc;
+}
+
+static int finish(const struct config *c, const struct card_result *r, struct listener *l, struct err *e)
 {
     struct buf text = {0};
     if (c->others)
         card_text_others(r, &text);
     buf_printf(&text, "\n%zu rows in %.1f s\n", r->n_rows, r->seconds);
     put(l, &text);
-    int rc = c->save && r->n_rows ? save(c->save, r, o->shape->name, l->date, e) : 0;
-    if (!rc && l->rc) {
+    if (l->rc)
         *e = l->e;
-        rc = l->rc;
-    }
-    return rc;
+    return l->rc;
 }
 
 int cmd_bench_cuda(const struct config *c, struct err *e)
@@ -124,12 +124,14 @@ int cmd_bench_cuda(const struct config *c, struct err *e)
         o.rows = NULL;
         return list_plans(&o, e);
     }
+    l.folder = c->save;
+    l.shape = o.shape->name;
     struct card_listener listener = {on_limits, on_row, &l};
     struct card_result r;
     struct err second;
     int rc = card_bench_run(&o, &listener, &r, e);
     if (!rc || r.n_rows) { /* what was measured is kept, whatever stopped the rest */
-        int late = finish(c, &o, &r, &l, rc ? &second : e);
+        int late = finish(c, &r, &l, rc ? &second : e);
         rc = rc ? rc : late;
     }
     card_result_fini(&r);
