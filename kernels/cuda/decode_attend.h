@@ -24,7 +24,7 @@ enum {
     COLUMNS_MAX = 16,   /* query rows of one pass */
     HEADS_MAX = 256,    /* KV heads of a layer */
     GRID_MAX = 1024,    /* blocks */
-    MERGE_THREADS = 256 /* of the second kernel */
+    MERGE_THREADS = 128 /* of the second kernel */
 };
 
 struct args {
@@ -37,7 +37,7 @@ struct args {
     int T, G, H, HK, hr, hs, columns; /* columns = T * G */
     uint16_t *out;
     size_t ldout;
-    const uint32_t *heads; /* of this layer */
+    uint8_t heads[HEADS_MAX]; /* KV head of each slot of this layer: no load is waited for */
     const uint64_t *blocks;
     size_t cap_blocks;
     size_t record_bytes, raw_bytes;
@@ -50,35 +50,77 @@ struct args {
     size_t list_stride;
     uint32_t *failed;
     int grid, stages;
-    int stream_cost, own_cost; /* of a unit, in full pages */
-    float *partial;            /* [grid + 2 hr][columns][D] */
-    float *partial_ml;         /* [grid + 2 hr][columns][2]: maximum, sum */
-    float *lse;                /* [hr][lse_pages][columns] or NULL: log2 of each page's sum */
+    int stream_cost, own_cost, cross_cost; /* of a unit, and of going on with another slot, in full pages */
+    float *partial;                        /* [grid + 2 hr][columns][D] */
+    float *partial_ml;                     /* [grid + 2 hr][columns][2]: maximum, sum */
+    float *lse;                            /* [hr][lse_pages][columns] or NULL: log2 of each page's sum */
     size_t lse_pages;
     float *head_lse; /* [hr][columns], with lse */
 };
 
-/* Where block c's run begins, of `pages` in all. */
-static __host__ __device__ inline int run_begin(const struct args &a, int c, int pages)
+/* Where part i of `parts` begins in `pages` pages: equal shares, less for the first `streams` parts, which
+ * have a streaming head beside, and the `owns` after them, which have an own page. */
+static __host__ __device__ inline int part_begin(const struct args &a, int i, int parts, int pages,
+                                                 int streams, int owns)
 {
-    int units = a.hs + a.hr, grid = a.grid, qs = 0, qo = 0, qn;
-    if (units >= grid) /* a small card: no head for heads of its own */
-        return (int)((int64_t)pages * c / grid);
-    qn = (pages + a.hs * a.stream_cost + a.hr * a.own_cost + grid - 1) / grid;
+    int units = streams + owns, qs = 0, qo = 0, qn;
+    if (units >= parts)
+        return pages / parts * i + pages % parts * i / parts;
+    qn = (pages + streams * a.stream_cost + owns * a.own_cost + parts - 1) / parts;
     if (qn >= a.stream_cost && qn >= a.own_cost) {
         qs = qn - a.stream_cost;
         qo = qn - a.own_cost;
     } else {
-        qn = (pages + a.hr * a.own_cost + grid - a.hs - 1) / (grid - a.hs);
+        qn = (pages + owns * a.own_cost + parts - streams - 1) / (parts - streams);
         if (qn >= a.own_cost)
             qo = qn - a.own_cost;
         else
-            qn = (pages + grid - units - 1) / (grid - units);
+            qn = (pages + parts - units - 1) / (parts - units);
     }
-    int64_t at = c <= a.hs    ? (int64_t)c * qs
-                 : c <= units ? (int64_t)a.hs * qs + (int64_t)(c - a.hs) * qo
-                              : (int64_t)a.hs * qs + (int64_t)a.hr * qo + (int64_t)(c - units) * qn;
-    return at < pages && c < grid ? (int)at : pages;
+    int at = i <= streams ? i * qs
+             : i <= units ? streams * qs + (i - streams) * qo
+                          : streams * qs + owns * qo + (i - units) * qn; /* at most pages + all costs */
+    return at < pages && i < parts ? at : pages;
+}
+
+/* How the line is shared out: blocks [each * h, each * (h + 1)) have slot h and no other, or, each = 0, all
+ * blocks share the whole line, and one that comes to the end of a slot goes on with the next. */
+static __host__ __device__ inline int blocks_each(const struct args &a, int pages)
+{
+    if (!a.hr)
+        return 0;
+    int each = a.grid / a.hr, spare = a.grid - each * a.hr;
+    int streams = a.hs > spare ? (a.hs - spare + a.hr - 1) / a.hr : 0; /* of a slot's blocks */
+    if (each <= streams + 1 || pages / a.hr / each > pages / a.grid + a.cross_cost)
+        return 0;
+    return each;
+}
+
+/* What block c does: pages [begin, end) of the line, and one unit (streaming slot, or hs + retrieval slot),
+ * -1: none; with each = 0 all of unit, unit + grid... */
+struct run {
+    int begin, end, unit;
+};
+
+/* first(h): where slot h begins on the line; first(hr): its length. */
+template <class F>
+static __host__ __device__ inline struct run run_of(const struct args &a, int c, const F &first)
+{
+    int pages = a.hr ? first(a.hr) : 0, each = blocks_each(a, pages);
+    if (!each) {
+        int begin = part_begin(a, c, a.grid, pages, a.hs, a.hr),
+            end = part_begin(a, c + 1, a.grid, pages, a.hs, a.hr);
+        return {begin, end, c < a.hs + a.hr ? c : -1};
+    }
+    int spare = a.grid - each * a.hr, h = c / each, i = c % each;
+    int apart = a.hs < spare ? a.hs : spare; /* streaming heads with a block of their own */
+    if (h >= a.hr)
+        return {0, 0, c - each * a.hr < apart ? c - each * a.hr : -1};
+    int streams = (a.hs - apart - h + a.hr - 1) / a.hr, begin = first(h), n = first(h + 1) - begin;
+    return {begin + part_begin(a, i, each, n, streams, 1), begin + part_begin(a, i + 1, each, n, streams, 1),
+            i < streams    ? apart + i * a.hr + h
+            : i == streams ? a.hs + h
+                           : -1};
 }
 
 /* Slots of partials: of block c's run of head h (unique, ascending along the line), and of an own page. */

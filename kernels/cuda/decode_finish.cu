@@ -16,7 +16,8 @@ struct parts {
     int from, to;
 };
 
-__device__ static int line_end(const args &a, int h, int64_t position)
+/* Where slot h begins on the line of pages. */
+__device__ static int line_at(const args &a, int h, int64_t position)
 {
     if (!a.list)
         return h * (int)(position / 64);
@@ -29,22 +30,22 @@ __device__ static int line_end(const args &a, int h, int64_t position)
 /* All threads; sh is two ints. */
 __device__ static parts parts_of(const args &a, int h, int64_t position, int *sh)
 {
-    int first = line_end(a, h, position), last = line_end(a, h + 1, position),
-        all = line_end(a, a.hr, position);
+    auto first = [&](int i) { return line_at(a, i, position); };
+    int begin = first(h), end = first(h + 1);
     if (threadIdx.x == 0) {
         sh[0] = GRID_MAX;
         sh[1] = 0;
     }
     __syncthreads();
     for (int c = (int)threadIdx.x; c < a.grid; c += MERGE_THREADS) {
-        int begin = run_begin(a, c, all), end = run_begin(a, c + 1, all);
-        if (max(begin, first) < min(end, last)) {
+        run r = run_of(a, c, first);
+        if (max(r.begin, begin) < min(r.end, end)) {
             atomicMin(&sh[0], c);
             atomicMax(&sh[1], c + 1);
         }
     }
     __syncthreads();
-    return {sh[0], sh[1]};
+    return sh[0] < sh[1] ? parts{sh[0], sh[1]} : parts{0, 0};
 }
 
 __device__ static int slot_of(const args &a, const parts &p, int h, int i)
@@ -52,20 +53,38 @@ __device__ static int slot_of(const args &a, const parts &p, int h, int i)
     return i < p.to - p.from ? run_slot(p.from + i, h) : own_slot(a, h);
 }
 
-/* Weights of the n partials of (h, column) into w, by the first warp; the sum and log2 of it to total. */
+/* Weights of the n partials of (h, column) into w, by the first warp; the sum to total. */
 __device__ static void weigh(const args &a, const parts &p, int h, int column, int n, float *w, float *total)
 {
+    constexpr int EACH = 5; /* of a lane at once; more go through w */
     int lane = (int)threadIdx.x;
     float m = NOTHING, l = 0;
-    for (int i = lane; i < n; i += 32)
-        m = fmaxf(m, a.partial_ml[((size_t)slot_of(a, p, h, i) * a.columns + column) * 2]);
+    float2 ml[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        int i = lane + 32 * k;
+        ml[k] = make_float2(NOTHING, 0);
+        if (i < n)
+            ml[k] = reinterpret_cast<const float2 *>(
+                a.partial_ml)[(size_t)slot_of(a, p, h, i) * a.columns + column];
+        m = fmaxf(m, ml[k].x);
+    }
+    for (int i = lane + 32 * EACH; i < n; i += 32) {
+        w[i] = a.partial_ml[((size_t)slot_of(a, p, h, i) * a.columns + column) * 2];
+        m = fmaxf(m, w[i]);
+    }
     for (int x = 16; x; x /= 2)
         m = fmaxf(m, __shfl_xor_sync(~0u, m, x));
-    for (int i = lane; i < n; i += 32) {
-        const float *ml = a.partial_ml + ((size_t)slot_of(a, p, h, i) * a.columns + column) * 2;
-        float f = exp2_of(__fadd_rn(ml[0], -m));
-        w[i] = f;
-        l = fmaf(ml[1], f, l);
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        float f = exp2_of(__fadd_rn(ml[k].x, -m));
+        l = fmaf(ml[k].y, f, l);
+        if (lane + 32 * k < n)
+            w[lane + 32 * k] = f;
+    }
+    for (int i = lane + 32 * EACH; i < n; i += 32) {
+        w[i] = exp2_of(__fadd_rn(w[i], -m));
+        l = fmaf(a.partial_ml[((size_t)slot_of(a, p, h, i) * a.columns + column) * 2 + 1], w[i], l);
     }
     for (int x = 16; x; x /= 2)
         l = __fadd_rn(l, __shfl_xor_sync(~0u, l, x));
@@ -76,45 +95,62 @@ __device__ static void weigh(const args &a, const parts &p, int h, int column, i
     }
 }
 
+/* What a block shares beside the weights; small, so that it finds room beside a block of the first kernel. */
+template <int D> union finish_shared {
+    struct {
+        float4 sums[MERGE_THREADS * 4 / D][D / 4];
+        float total;
+        int range[2];
+    } merge;
+    page_pack_room pack;
+};
+
 /* Groups of D / 4 threads take every GROUPS-th partial; then their sums are added in the order of groups. */
-template <int D> __device__ static void merge(const args &a, int h, int column, int64_t position)
+template <int D>
+__device__ static void merge(const args &a, finish_shared<D> &sh, float *w, const parts &p, int h, int column)
 {
-    constexpr int GROUPS = MERGE_THREADS * 4 / D;
-    __shared__ float w[GRID_MAX + 1], total;
-    __shared__ int range[2];
-    __shared__ float4 sums[GROUPS][D / 4];
-    const int group = (int)threadIdx.x / (D / 4), d = (int)threadIdx.x % (D / 4);
-    parts p = parts_of(a, h, position, range);
-    if (p.from > p.to)
-        p.from = p.to = 0;
-    int n = p.to - p.from + 1;
-    if (threadIdx.x < 32)
-        weigh(a, p, h, column, n, w, &total);
-    __syncthreads();
-    float4 o = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int i = group; i < n; i += GROUPS) {
+    constexpr int GROUPS = MERGE_THREADS * 4 / D, EACH = 12; /* loads under way while the weights are found */
+    float4(&sums)[GROUPS][D / 4] = sh.merge.sums;
+    const int group = (int)threadIdx.x / (D / 4), d = (int)threadIdx.x % (D / 4), n = p.to - p.from + 1;
+    auto part = [&](int i) {
         size_t row = (size_t)slot_of(a, p, h, i) * a.columns + column;
-        float4 x = reinterpret_cast<const float4 *>(a.partial + row * D)[d];
-        float f = w[i];
-        o = make_float4(fmaf(x.x, f, o.x), fmaf(x.y, f, o.y), fmaf(x.z, f, o.z), fmaf(x.w, f, o.w));
-    }
+        return reinterpret_cast<const float4 *>(a.partial + row * D)[d];
+    };
+    float4 o = make_float4(0, 0, 0, 0), x[EACH];
+    auto add = [&](float4 y, float f) {
+        o = make_float4(fmaf(y.x, f, o.x), fmaf(y.y, f, o.y), fmaf(y.z, f, o.z), fmaf(y.w, f, o.w));
+    };
+#pragma unroll
+    for (int k = 0; k < EACH; k++)
+        if (group + k * GROUPS < n)
+            x[k] = part(group + k * GROUPS);
+    if (threadIdx.x < 32)
+        weigh(a, p, h, column, n, w, &sh.merge.total);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < EACH; k++)
+        if (group + k * GROUPS < n)
+            add(x[k], w[group + k * GROUPS]);
+#pragma unroll 4
+    for (int i = group + EACH * GROUPS; i < n; i += GROUPS)
+        add(part(i), w[i]);
     sums[group][d] = o;
     __syncthreads();
     if (threadIdx.x >= D)
         return;
     float y = 0;
+#pragma unroll
     for (int g = 0; g < GROUPS; g++)
         y = __fadd_rn(y, reinterpret_cast<const float *>(sums[g])[threadIdx.x]);
-    y = fminf(fmaxf(y / total, -65504.0f), 65504.0f);
+    y = fminf(fmaxf(y / sh.merge.total, -65504.0f), 65504.0f);
     int t = column / a.G, g = column % a.G;
     a.out[t * a.ldout + ((size_t)a.heads[h] * a.G + g) * D + threadIdx.x] =
         __half_as_ushort(__float2half_rn(y));
 }
 
-template <int D> __device__ static void close_page(const args &a, int h, int64_t position)
+template <int D>
+__device__ static void close_page(const args &a, page_pack_room &room, int h, int64_t position)
 {
-    __shared__ page_pack_room room;
     if ((position + a.T) % 64 || *a.failed)
         return;
     int64_t page = position / 64;
@@ -128,16 +164,26 @@ template <int D> __device__ static void close_page(const args &a, int h, int64_t
 /* Blocks of (head, column) merge; then one a head closes. */
 template <int D> __global__ void __launch_bounds__(MERGE_THREADS) finish_step(const __grid_constant__ args a)
 {
+    __shared__ finish_shared<D> sh;
+    extern __shared__ float weights[]; /* [grid + 1] */
+    const int64_t position = (int64_t)a.step->position;
+    const int i = (int)blockIdx.x, h = i / a.columns;
+    parts p = {0, 0};
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    if (h < a.hr && !a.list)
+        p = parts_of(a, h, position, sh.merge.range);
     asm volatile("griddepcontrol.wait;" ::: "memory");
+    if (h < a.hr && a.list)
+        p = parts_of(a, h, position, sh.merge.range);
+#else
+    if (h < a.hr)
+        p = parts_of(a, h, position, sh.merge.range);
 #endif
-    int64_t position = (int64_t)a.step->position;
-    int i = (int)blockIdx.x;
-    if (i < a.hr * a.columns)
-        merge<D>(a, i / a.columns, i % a.columns, position);
+    if (h < a.hr)
+        merge<D>(a, sh, weights, p, h, i % a.columns);
     else
-        close_page<D>(a, i - a.hr * a.columns, position);
+        close_page<D>(a, sh.pack, i - a.hr * a.columns, position);
 }
 
 cudaError_t finish(const args &a, int D, int hopper, cudaStream_t stream)
@@ -148,6 +194,7 @@ cudaError_t finish(const args &a, int D, int hopper, cudaStream_t stream)
     cudaLaunchConfig_t how = {};
     how.gridDim = dim3((unsigned)(a.hr * a.columns + a.hr));
     how.blockDim = dim3(MERGE_THREADS);
+    how.dynamicSmemBytes = ((size_t)a.grid + 1) * sizeof(float);
     how.stream = stream;
     how.attrs = &early;
     how.numAttrs = hopper ? 1 : 0;

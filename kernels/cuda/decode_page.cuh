@@ -133,8 +133,8 @@ template <int D, int NT> __device__ __forceinline__ void state_clear(state<D, NT
 
 /* Raises the maxima to the page's and scales what was summed; a column that does not grow is multiplied by
  * exactly 1. */
-template <int D, int NT>
-__device__ __forceinline__ void state_raise(state<D, NT> &a, const float (&s)[NT][4][4], float shift)
+template <int D, int NT, int TILES>
+__device__ __forceinline__ void state_raise(state<D, NT> &a, const float (&s)[NT][TILES][4], float shift)
 {
     float top[NT][2];
     bool grew = false;
@@ -144,7 +144,7 @@ __device__ __forceinline__ void state_raise(state<D, NT> &a, const float (&s)[NT
         for (int c = 0; c < 2; c++) {
             float x = fmaxf(s[n][0][c], s[n][0][c + 2]);
 #pragma unroll
-            for (int t = 1; t < 4; t++)
+            for (int t = 1; t < TILES; t++)
                 x = fmaxf(x, fmaxf(s[n][t][c], s[n][t][c + 2]));
             top[n][c] = fmaxf(a.m[n][c], __fadd_rn(x, -shift));
             grew |= top[n][c] > a.m[n][c];
@@ -335,7 +335,7 @@ __device__ __forceinline__ void coded_values(state<D, NT> &a, uint32_t (&p)[NT][
             }
     }
 #pragma unroll
-    for (int i = 0; i < D / 16; i++)
+    for (int i = 0; i < D / 16; i++) {
 #pragma unroll
         for (int u = 0; u < 2; u++) {
             if constexpr (VB == 8) {
@@ -361,6 +361,7 @@ __device__ __forceinline__ void coded_values(state<D, NT> &a, uint32_t (&p)[NT][
                 }
             }
         }
+    }
 }
 
 /* A record in shared memory, all of whose tokens every column sees. lse NULL: not wanted. */
@@ -424,97 +425,154 @@ __device__ __forceinline__ uint4 raw_piece(const uint8_t *at, bool there)
     return there ? *reinterpret_cast<const uint4 *>(at) : make_uint4(0, 0, 0, 0);
 }
 
+__device__ __forceinline__ void raw_score(float (&s)[4], uint4 x, uint4 y, uint32_t q0, uint32_t q1,
+                                          uint32_t q2, uint32_t q3)
+{
+    mma(s, x.x, y.x, x.y, y.y, q0, q1);
+    mma(s, x.z, y.z, x.w, y.w, q2, q3);
+}
+
 template <int D, int NT>
 __device__ __forceinline__ void raw_scores(float (&s)[NT][4][4], const uint32_t (&q)[NT][D / 8],
-                                           const uint8_t *keys, int rows, int r, int j)
+                                           const uint8_t *keys, int r, int j)
 {
 #pragma unroll
     for (int t = 0; t < 4; t++) {
-        int token = 16 * t + 2 * r;
-        const uint8_t *row = keys + token * (D * 2) + j * 16;
+        if (NT > 1)
+            asm volatile("" : "+r"(r)); /* addresses are made again rather than kept */
+        const uint8_t *row = keys + (16 * t + 2 * r) * (D * 2) + j * 16;
 #pragma unroll
         for (int n = 0; n < NT; n++)
             s[n][t][0] = s[n][t][1] = s[n][t][2] = s[n][t][3] = 0;
 #pragma unroll
         for (int c = 0; c < D / 32; c++) {
-            uint4 x = raw_piece(row + c * 64, token < rows),
-                  y = raw_piece(row + D * 2 + c * 64, token + 1 < rows);
+            uint4 x = raw_piece(row + c * 64, true), y = raw_piece(row + D * 2 + c * 64, true);
 #pragma unroll
-            for (int n = 0; n < NT; n++) {
-                mma(s[n][t], x.x, y.x, x.y, y.y, q[n][4 * c], q[n][4 * c + 1]);
-                mma(s[n][t], x.z, y.z, x.w, y.w, q[n][4 * c + 2], q[n][4 * c + 3]);
-            }
+            for (int n = 0; n < NT; n++)
+                raw_score(s[n][t], x, y, q[n][4 * c], q[n][4 * c + 1], q[n][4 * c + 2], q[n][4 * c + 3]);
         }
+    }
+}
+
+/* Probabilities of one tile of scores, transposed: of the even tokens and of the odd ones. */
+template <int D, int NT>
+__device__ __forceinline__ void raw_weights(const state<D, NT> &a, int n, const float (&s)[4], uint32_t &even,
+                                            uint32_t &odd, float (&sum)[2])
+{
+    float p0 = exp2_of(__fadd_rn(s[0], -a.m[n][0])), p1 = exp2_of(__fadd_rn(s[1], -a.m[n][1]));
+    float p2 = exp2_of(__fadd_rn(s[2], -a.m[n][0])), p3 = exp2_of(__fadd_rn(s[3], -a.m[n][1]));
+    sum[0] = __fadd_rn(sum[0], __fadd_rn(p0, p2));
+    sum[1] = __fadd_rn(sum[1], __fadd_rn(p1, p3));
+    even = transposed(halves_of(p0, p1));
+    odd = transposed(halves_of(p2, p3));
+}
+
+/* Channels 32 c to 32 c + 31 of 16 tokens: x the even ones' values, y the odd ones'; their probabilities are
+ * p[n][at] and the next. */
+template <int D, int NT, int P>
+__device__ __forceinline__ void raw_value(state<D, NT> &a, int c, uint4 x, uint4 y,
+                                          const uint32_t (&p)[NT][P], int at)
+{
+    uint32_t x0 = transposed(x.x), x1 = transposed(x.y), x2 = transposed(x.z), x3 = transposed(x.w);
+    uint32_t y0 = transposed(y.x), y1 = transposed(y.y), y2 = transposed(y.z), y3 = transposed(y.w);
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        mma(a.o[n][2 * c], x0, x1, y0, y1, p[n][at], p[n][at + 1]);
+        mma(a.o[n][2 * c + 1], x2, x3, y2, y3, p[n][at], p[n][at + 1]);
     }
 }
 
 template <int D, int NT>
 __device__ __forceinline__ void raw_values(state<D, NT> &a, const uint32_t (&p)[NT][8], const uint8_t *values,
-                                           int rows, int r, int j)
+                                           int r, int j)
 {
 #pragma unroll
     for (int c = 0; c < D / 32; c++)
 #pragma unroll
         for (int t = 0; t < 4; t++) {
-            int token = 16 * t + 2 * r;
-            const uint8_t *row = values + token * (D * 2) + c * 64 + j * 16;
-            uint4 x = raw_piece(row, token < rows), y = raw_piece(row + D * 2, token + 1 < rows);
-            uint32_t x0 = transposed(x.x), x1 = transposed(x.y), x2 = transposed(x.z), x3 = transposed(x.w);
-            uint32_t y0 = transposed(y.x), y1 = transposed(y.y), y2 = transposed(y.z), y3 = transposed(y.w);
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                mma(a.o[n][2 * c], x0, x1, y0, y1, p[n][2 * t], p[n][2 * t + 1]);
-                mma(a.o[n][2 * c + 1], x2, x3, y2, y3, p[n][2 * t], p[n][2 * t + 1]);
-            }
+            const uint8_t *row = values + (16 * t + 2 * r) * (D * 2) + c * 64 + j * 16;
+            raw_value<D, NT>(a, c, raw_piece(row, true), raw_piece(row + D * 2, true), p, 2 * t);
         }
 }
 
-/* A raw page, keys then values [64][D], in shared or global memory. With ALL every column sees every token.
- */
-template <bool ALL, int D, int NT>
+/* A raw record in shared memory, keys then values [64][D], that every column sees all of. */
+template <int D, int NT>
 __device__ __forceinline__ void page_raw(state<D, NT> &a, const uint32_t (&q)[NT][D / 8], const uint8_t *page,
-                                         const sight &v, float *lse, int columns, int lane)
+                                         float *lse, int columns, int lane)
 {
-    int r = lane >> 2, j = lane & 3, rows = ALL ? 64 : v.rows;
+    int r = lane >> 2, j = lane & 3;
     float s[NT][4][4], sum[NT][2];
     uint32_t p[NT][8];
-    raw_scores<D, NT>(s, q, page, rows, r, j);
-    if constexpr (!ALL) {
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-#pragma unroll
-            for (int t = 0; t < 4; t++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    if (!seen(v, 16 * t + 2 * r + (i >> 1), 8 * n + 2 * j + (i & 1)))
-                        s[n][t][i] = __int_as_float((int)0xff800000);
-    }
+    raw_scores<D, NT>(s, q, page, r, j);
     state_raise(a, s, shift_of<16>::value);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         sum[n][0] = sum[n][1] = 0;
 #pragma unroll
-        for (int t = 0; t < 4; t++) {
-            float p0 = exp2_of(__fadd_rn(s[n][t][0], -a.m[n][0])),
-                  p1 = exp2_of(__fadd_rn(s[n][t][1], -a.m[n][1]));
-            float p2 = exp2_of(__fadd_rn(s[n][t][2], -a.m[n][0])),
-                  p3 = exp2_of(__fadd_rn(s[n][t][3], -a.m[n][1]));
-            sum[n][0] = __fadd_rn(sum[n][0], __fadd_rn(p0, p2));
-            sum[n][1] = __fadd_rn(sum[n][1], __fadd_rn(p1, p3));
-            p[n][2 * t] = transposed(halves_of(p0, p1));
-            p[n][2 * t + 1] = transposed(halves_of(p2, p3));
-        }
+        for (int t = 0; t < 4; t++)
+            raw_weights<D, NT>(a, n, s[n][t], p[n][2 * t], p[n][2 * t + 1], sum[n]);
         a.l[n][0] = __fadd_rn(a.l[n][0], sum[n][0]);
         a.l[n][1] = __fadd_rn(a.l[n][1], sum[n][1]);
     }
     if (lse)
         write_lse(a, sum, lse, columns, lane);
-    raw_values<D, NT>(a, p, page + 64 * D * 2, rows, r, j);
+    raw_values<D, NT>(a, p, page + 64 * D * 2, r, j);
+}
+
+/* Tokens 16 t to 16 t + 15 of a raw page in global memory, as far as they are seen. All loads are under way
+ * at once: who does this waits for memory. */
+template <int D, int NT>
+__device__ __forceinline__ void raw_tile(state<D, NT> &a, const uint32_t (&q)[NT][D / 8], const uint8_t *page,
+                                         int t, const sight &v, int lane)
+{
+    int r = lane >> 2, j = lane & 3, token = 16 * t + 2 * r;
+    const uint8_t *row = page + token * (D * 2) + j * 16;
+    bool there = token < v.rows, there2 = token + 1 < v.rows;
+    uint4 k[D / 32][2], x[D / 32][2];
+#pragma unroll
+    for (int c = 0; c < D / 32; c++) {
+        k[c][0] = raw_piece(row + c * 64, there);
+        k[c][1] = raw_piece(row + D * 2 + c * 64, there2);
+    }
+#pragma unroll
+    for (int c = 0; c < D / 32; c++) {
+        x[c][0] = raw_piece(row + 64 * D * 2 + c * 64, there);
+        x[c][1] = raw_piece(row + 64 * D * 2 + D * 2 + c * 64, there2);
+    }
+    float s[NT][1][4], sum[NT][2];
+    uint32_t p[NT][2];
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        s[n][0][0] = s[n][0][1] = s[n][0][2] = s[n][0][3] = 0;
+#pragma unroll
+        for (int c = 0; c < D / 32; c++)
+            raw_score(s[n][0], k[c][0], k[c][1], q[n][4 * c], q[n][4 * c + 1], q[n][4 * c + 2],
+                      q[n][4 * c + 3]);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (!seen(v, token + (i >> 1), 8 * n + 2 * j + (i & 1)))
+                s[n][0][i] = __int_as_float((int)0xff800000);
+    }
+    state_raise(a, s, shift_of<16>::value);
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        sum[n][0] = sum[n][1] = 0;
+        raw_weights<D, NT>(a, n, s[n][0], p[n][0], p[n][1], sum[n]);
+        a.l[n][0] = __fadd_rn(a.l[n][0], sum[n][0]);
+        a.l[n][1] = __fadd_rn(a.l[n][1], sum[n][1]);
+    }
+#pragma unroll
+    for (int c = 0; c < D / 32; c++)
+        raw_value<D, NT>(a, c, x[c][0], x[c][1], p, 0);
 }
 
 /* ---- out of the registers ------------------------------------------------------------------------------ */
 
-/* A warp's sums as plain arrays: m[16], l[16], o[NT * 8][D] in order of channels. RAW: as page_raw leaves
+/* Floats from one column of stored sums to the next: both halves of a warp's stores fall into different
+ * banks. */
+template <int D> constexpr int SUMS = D + 4;
+
+/* A warp's sums as plain arrays: m[16], l[16], o[NT * 8][SUMS] in order of channels. RAW: as page_raw leaves
  * them. */
 template <bool RAW, int D, int NT>
 __device__ __forceinline__ void state_store(const state<D, NT> &a, float *to, int lane)
@@ -530,12 +588,17 @@ __device__ __forceinline__ void state_store(const state<D, NT> &a, float *to, in
                 to[column] = a.m[n][c];
                 to[16 + column] = l;
             }
-            float *row = to + 32 + column * D;
+            float *row = to + 32 + column * SUMS<D>;
 #pragma unroll
             for (int i = 0; i < D / 16; i++) {
-                int channel = RAW ? 32 * (i >> 1) + 8 * (r >> 1) + 4 * (i & 1) + (r & 1) : 16 * i + 2 * r;
-                row[channel] = __fadd_rn(a.o[n][i][c], z);
-                row[channel + (RAW ? 2 : 1)] = __fadd_rn(a.o[n][i][c + 2], z);
+                float x = __fadd_rn(a.o[n][i][c], z), y = __fadd_rn(a.o[n][i][c + 2], z);
+                if constexpr (RAW) {
+                    int channel = 32 * (i >> 1) + 8 * (r >> 1) + 4 * (i & 1) + (r & 1);
+                    row[channel] = x;
+                    row[channel + 2] = y;
+                } else {
+                    *reinterpret_cast<float2 *>(row + 16 * i + 2 * r) = make_float2(x, y);
+                }
             }
         }
 }
