@@ -9,9 +9,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 
 enum {
     PIECES = 4,
@@ -86,26 +83,12 @@ struct fill_job {
     size_t bytes;
 };
 
-/* What is written is read next by the card, not by this processor: past its caches, where it can say so. */
-static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t n)
-{
-    size_t at = 0;
-#ifdef __SSE2__
-    for (; (uintptr_t)to % 16 == 0 && n - at >= 64; at += 64)
-        for (size_t i = 0; i < 64; i += 16)
-            _mm_stream_si128((__m128i *)(void *)(to + at + i),
-                             _mm_loadu_si128((const __m128i *)(const void *)(from + at + i)));
-    _mm_sfence();
-#endif
-    memcpy(to + at, from + at, n - at);
-}
-
 static void fill_part(void *arg, int index, int thread)
 {
     (void)thread;
     const struct fill_job *j = arg;
     size_t at = (size_t)index * FILL_BYTES, n = j->bytes - at < FILL_BYTES ? j->bytes - at : FILL_BYTES;
-    copy_past_caches(j->to + at, j->from + at, n);
+    memcpy(j->to + at, j->from + at, n);
 }
 
 int staging_up(struct staging *t, void *to_device, const void *from_host, size_t bytes, struct pool *pool,
@@ -281,7 +264,10 @@ int device_session_put_block(struct device_session *s, const uint8_t *data, stru
     size_t b = s->position / BLOCK_TOKENS;
     if (s->position % BLOCK_TOKENS)
         return err_set(e, ERR_USAGE, "a stored block begins at a multiple of %d tokens", BLOCK_TOKENS);
-    int rc = device_session_reserve(s, s->position + BLOCK_TOKENS, e);
+    /* A pass that was given up may still write its records. */
+    int rc = s->g->shared->ops->sync(s->g->shared->device, DEVICE_COMPUTE, e);
+    if (!rc)
+        rc = device_session_reserve(s, s->position + BLOCK_TOKENS, e);
     if (!rc && s->blocks[b].host)
         memcpy(s->blocks[b].host, data, s->kv.block_bytes);
     else if (!rc && s->kv.block_bytes)

@@ -64,6 +64,7 @@ static int shared_open(struct device_shared **out, const struct device_options *
         return err_memory(e, "the device engine");
     }
     g->device = o->opened;
+    g->ops = g->device ? g->device->ops : NULL;
     g->chunk = o->chunk ? o->chunk : DEVICE_CHUNK_T;
     g->context = o->context ? o->context : DEFAULT_CONTEXT;
     g->kv_bytes = o->kv_bytes;

@@ -48,7 +48,7 @@ struct device_work {
     float *visited;   /* [2] */
     struct device_step *step;
     void *scratch;
-    size_t scratch_bytes;
+    size_t scratch_bytes, scratch_wanted; /* equal, but after a failure to make it larger */
     uint32_t *ids_host;
     float *logits_host;
     uint32_t *best_host, *failed_host;
@@ -125,7 +125,8 @@ struct device_session {
     uint8_t *held;       /* records and summaries of one page of every head, device */
     int holding;
     int mirroring;
-    uint8_t **mirrors; /* free pinned copies */
+    size_t mirror_next; /* blocks below it have been looked at by mirror_one */
+    uint8_t **mirrors;  /* free pinned copies */
     size_t n_mirrors, cap_mirrors;
     struct staging *staging;
 };
@@ -156,6 +157,7 @@ void blocks_free(struct device_session *s);
 
 /* device_mirror.c: queues copies of finished blocks when somebody saves. */
 int mirror_finished(struct device_session *s, size_t from, struct err *e);
+void mirror_one(struct device_session *s); /* the next one alone */
 void mirror_drop(struct device_session *s, size_t from);
 void mirror_fini(struct device_session *s);
 

@@ -418,6 +418,7 @@ static int queue_layers(const struct queue *q, struct cancel *cancel, struct err
             break;
         queue_layer(q, l);
         g->ops->event_record(g->device, DEVICE_COMPUTE, done[l & 1]);
+        mirror_one(q->s);
     }
     for (int i = 0; i < 2; i++)
         if (done[i])
@@ -484,19 +485,24 @@ size_t device_session_next(const struct device_session *s, size_t left, int watc
 int device_session_pass(struct device_session *s, const uint32_t *ids, size_t T, const struct device_pass *p,
                         struct err *e)
 {
-    const struct device_shared *g = s->g->shared;
+    struct device_shared *g = s->g->shared;
     int small = T <= DEVICE_DECODE_T && s->position % KV_PAGE_TOKENS + T <= KV_PAGE_TOKENS;
     if (!T || T > g->chunk || (!small && (p->best || p->mass)))
         return err_set(e, ERR_USAGE, "a pass of %zu tokens is not possible here", T);
     for (size_t t = 0; t < T; t++)
         if (ids[t] >= g->shape.V)
             return err_set(e, ERR_USAGE, "token id %u is not below the model's %zu", ids[t], g->shape.V);
-    int rc = device_session_reserve(s, s->position + T, e);
+    int rc = work_scratch(g, 0, e); /* there, but after a failure to make it larger */
+    if (!rc)
+        rc = device_session_reserve(s, s->position + T, e);
     if (!rc)
         rc = small ? decode(s, ids, T, p, e) : prefill(s, ids, T, p, e);
     if (rc)
         return rc;
     size_t before = s->position / BLOCK_TOKENS;
     s->position += T;
-    return s->holding ? 0 : mirror_finished(s, before, e);
+    struct err later; /* the pass is done; what is not copied now is asked for again by borrow_block */
+    if (small && !s->holding) /* a prefill pass leaves its blocks to the next one */
+        (void)mirror_finished(s, before, &later);
+    return 0;
 }

@@ -164,7 +164,7 @@ int table_reserve(struct device_session *s, size_t blocks, struct err *e)
     struct device_shared *g = s->g->shared;
     if (blocks <= s->kv.cap_blocks)
         return 0;
-    size_t cap = blocks + (s->kv.cap_blocks ? blocks / 2 : 0);
+    size_t before = s->kv.cap_blocks, cap = blocks + (before ? blocks / 2 : 0);
     struct device_block *list = realloc(s->blocks, cap * sizeof *list);
     if (list)
         s->blocks = list;
@@ -192,6 +192,8 @@ int table_reserve(struct device_session *s, size_t blocks, struct err *e)
         rc = work_scratch(g, g->ops->attend_prefill_scratch_bytes(g->device, &s->kv, g->chunk), e);
     if (!rc && g->ops->select_scratch_bytes)
         rc = work_scratch(g, g->ops->select_scratch_bytes(g->device, &s->kv, tokens), e);
+    if (rc) /* the next call tries again */
+        s->kv.cap_blocks = before;
     return rc;
 }
 
@@ -345,13 +347,14 @@ int device_session_replay(struct device_session *s, size_t first, struct err *e)
 {
     const struct device_shared *g = s->g->shared;
     const struct cache_layout *y = s->g->layout;
-    s->holding = s->position % KV_PAGE_TOKENS == 0 && y->HR;
-    if (s->holding) {
+    s->holding = 0;
+    if (s->position % KV_PAGE_TOKENS == 0 && y->HR) {
         void *held = s->held;
         int rc = held ? 0 : g->ops->alloc(g->device, y->HR * (y->record_bytes + y->scan_bytes), &held, e);
         if (rc)
             return rc;
         s->held = held;
+        s->holding = 1;
         copy_held(s, s->position, 0);
     }
     s->position = first;

@@ -98,6 +98,7 @@ int work_init(struct device_shared *g, struct err *e)
 int work_scratch(struct device_shared *g, size_t bytes, struct err *e)
 {
     struct device_work *w = &g->work;
+    bytes = max_size(bytes, w->scratch_wanted);
     if (bytes <= w->scratch_bytes)
         return 0;
     g->ops->release(g->device, w->scratch);
@@ -106,7 +107,7 @@ int work_scratch(struct device_shared *g, size_t bytes, struct err *e)
     g->generation++;
     int rc = g->ops->alloc(g->device, bytes, &w->scratch, e);
     if (!rc)
-        w->scratch_bytes = bytes;
+        w->scratch_bytes = w->scratch_wanted = bytes;
     return rc;
 }
 
