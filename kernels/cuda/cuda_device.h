@@ -25,6 +25,7 @@ struct cuda_device {
     cublasLtHandle_t lt;
     void *lt_workspace; /* 32 MiB, for DEVICE_COMPUTE */
     size_t lt_workspace_bytes;
+    unsigned skinny_turn; /* launches of the skinny kernel alternate between two kinds of blocks */
     void *gemm_plans; /* cuda_gemm.cu's cache of cublasLt plans; freed through cuda_gemm_plans_free */
     int failed;       /* a failure is kept */
     struct err kept;  /* what failed, for the next call that returns an int */

@@ -14,285 +14,7 @@
  */
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/skinny_mma.cuh"
-
-enum {
-    WARPS = 8,
-    THREADS = WARPS * 32,
-    SLOTS_MAX = 16,
-    BARRIER_BYTES = WARPS * SLOTS_MAX * 8,
-    PARTIAL_BYTES = 2 * WARPS * TILE_ROWS * DEVICE_DECODE_T * 4
-};
-
-struct skinny {
-    const uint8_t *w;
-    const float *row_scale, *norm_w, *bias;
-    const void *x;
-    void *y;
-    size_t ldx, ldy;
-    uint32_t T, N, K, units, tiles, slots;
-    uint32_t x_stride, x_at, slots_at; /* bytes in shared memory; the sums of x lie before x_at */
-    float eps;
-    int epilogue;
-    int wide;  /* x and norm_w are aligned for vector loads */
-    int whole; /* and K is whole units */
-    int kept;  /* and rows to be normed fit the threads' registers */
-};
-
-static __host__ __device__ constexpr int slot_units(int format)
-{
-    return layout_bits(format) == 4 ? 2 : 1;
-}
-
-static __host__ __device__ constexpr int sums_group(int format)
-{
-    return format == DEVICE_W_W4 ? 128 : 32;
-}
-
-static __host__ __device__ constexpr bool needs_sums(int format)
-{
-    return format == DEVICE_W_W4 || format == DEVICE_W_W4G32;
-}
-
-/* ---- the ring ------------------------------------------------------------------------------------------ */
-
-static __device__ __forceinline__ void ring_init(uint32_t bars, uint32_t slots, int lane)
-{
-#if __CUDA_ARCH__ >= 900
-    uint32_t arrivals = 1;
-#else
-    uint32_t arrivals = 32;
-#endif
-    for (uint32_t s = lane; s < slots; s += 32)
-        asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(bars + 8 * s), "r"(arrivals) : "memory");
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
-    __syncwarp();
-}
-
-/* All lanes call. bytes is a multiple of 64. */
-static __device__ __forceinline__ void ring_copy(uint32_t to, const uint8_t *from, uint32_t bytes,
-                                                 uint32_t bar, int lane)
-{
-#if __CUDA_ARCH__ >= 900
-    if (lane == 0) {
-        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                to),
-            "l"(from), "r"(bytes), "r"(bar)
-            : "memory");
-    }
-#else
-    for (uint32_t i = lane * 16; i < bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(bar) : "memory");
-#endif
-}
-
-static __device__ __forceinline__ void ring_wait(uint32_t bar, uint32_t parity)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("{\n\t.reg .pred p;\n\tagain:\n\t"
-                 "mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n\t"
-                 "@!p bra again;\n\t}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-#else
-    asm volatile("{\n\t.reg .pred p;\n\tagain:\n\t"
-                 "mbarrier.test_wait.parity.shared.b64 p, [%0], %1;\n\t"
-                 "@!p bra again;\n\t}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-#endif
-}
-
-/* ---- activations --------------------------------------------------------------------------------------- */
-
-/* Eight values from column k on, zero past K. `wide`: aligned. */
-static __device__ __forceinline__ void load_f32(const float *p, uint32_t k, uint32_t K, bool wide,
-                                                float (&v)[8])
-{
-    if (wide && k + 8 <= K) {
-        *(float4 *)v = *(const float4 *)(p + k);
-        *(float4 *)(v + 4) = *(const float4 *)(p + k + 4);
-    } else {
-        for (uint32_t i = 0; i < 8; i++)
-            v[i] = k + i < K ? p[k + i] : 0;
-    }
-}
-
-static __device__ __forceinline__ uint4 load_f16(const uint16_t *p, uint32_t k, uint32_t K, bool wide)
-{
-    if (wide && k + 8 <= K)
-        return *(const uint4 *)(p + k);
-    uint32_t v[4];
-    for (uint32_t i = 0; i < 4; i++)
-        v[i] =
-            (k + 2 * i < K ? p[k + 2 * i] : 0) | (k + 2 * i + 1 < K ? (uint32_t)p[k + 2 * i + 1] << 16 : 0);
-    return make_uint4(v[0], v[1], v[2], v[3]);
-}
-
-static __device__ __forceinline__ uint32_t clamped_half2(float a, float b)
-{
-    __half2 h = __floats2half2_rn(fminf(fmaxf(a, -65504.0f), 65504.0f), fminf(fmaxf(b, -65504.0f), 65504.0f));
-    return *(uint32_t *)&h;
-}
-
-static __device__ __forceinline__ uint4 normed(const float (&v)[8], const float (&n)[8], float factor)
-{
-    uint32_t h[4];
-    for (int i = 0; i < 4; i++)
-        h[i] = clamped_half2(v[2 * i] * factor * n[2 * i], v[2 * i + 1] * factor * n[2 * i + 1]);
-    return make_uint4(h[0], h[1], h[2], h[3]);
-}
-
-static __device__ __forceinline__ float sum_of_squares(const float (&v)[8])
-{
-    return ((v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3])) +
-           ((v[4] * v[4] + v[5] * v[5]) + (v[6] * v[6] + v[7] * v[7]));
-}
-
-/* A lane's eight columns of row t to shared memory, and the sums of its groups. All lanes of a warp call, for
- * neighbouring columns. */
-template <int FORMAT>
-static __device__ __forceinline__ void put_eight(const struct skinny &a, uint8_t *smem, float *sums,
-                                                 uint32_t t, uint32_t k, uint4 h)
-{
-    uint32_t padded = a.units * UNIT_COLS;
-    if (k < padded)
-        *(uint4 *)(smem + a.x_at + t * a.x_stride + 2 * k) = h;
-    if constexpr (needs_sums(FORMAT)) {
-        float sum = 0;
-        for (int i = 0; i < 4; i++) {
-            float2 p = __half22float2(((const __half2 *)&h)[i]);
-            sum += p.x + p.y;
-        }
-        for (int i = 1; i < sums_group(FORMAT) / 8; i *= 2)
-            sum += __shfl_xor_sync(~0u, sum, i);
-        if (k < padded && k % sums_group(FORMAT) == 0)
-            sums[k / sums_group(FORMAT) * 4 + t] = sum;
-    }
-}
-
-/* fp16 rows: a warp takes 256 columns at a time. WIDE: aligned, and K is whole units. */
-template <int FORMAT, bool WIDE>
-static __device__ __forceinline__ void stage_halves(const struct skinny &a, uint8_t *smem, float *sums)
-{
-    uint32_t padded = a.units * UNIT_COLS, pieces = (padded + 255) / 256, lane = threadIdx.x % 32;
-#pragma unroll WIDE ? 4 : 1
-    for (uint32_t c = threadIdx.x / 32; c < a.T * pieces; c += WARPS) {
-        uint32_t t = c / pieces, k = c % pieces * 256 + lane * 8;
-        const uint16_t *row = (const uint16_t *)a.x + t * a.ldx;
-        uint4 h = make_uint4(0, 0, 0, 0);
-        if (!WIDE)
-            h = load_f16(row, k, a.K, a.wide);
-        else if (k < padded)
-            h = *(const uint4 *)(row + k);
-        put_eight<FORMAT>(a, smem, sums, t, k, h);
-    }
-}
-
-/* The block's sum for row t, after a barrier. */
-static __device__ __forceinline__ float norm_factor(const struct skinny &a, const float *warp_sums,
-                                                    uint32_t t)
-{
-    float sum = 0;
-    for (int i = 0; i < WARPS; i++)
-        sum += warp_sums[t * WARPS + i];
-    return rsqrtf(sum / (float)a.K + a.eps);
-}
-
-static __device__ __forceinline__ void put_warp_sum(float *warp_sums, uint32_t t, float sum)
-{
-    for (int i = 16; i; i >>= 1)
-        sum += __shfl_xor_sync(~0u, sum, i);
-    if (threadIdx.x % 32 == 0)
-        warp_sums[t * WARPS + threadIdx.x / 32] = sum;
-}
-
-/* Pieces of eight columns that a thread keeps of a row: K up to 4,096. */
-enum { KEPT = 4096 / (THREADS * 8) };
-
-/* norm_w's columns of this thread, which do not hang on earlier kernels. */
-static __device__ __forceinline__ void load_norm(const struct skinny &a, float (&n)[KEPT][8])
-{
-#pragma unroll
-    for (uint32_t i = 0; i < KEPT; i++) {
-        uint32_t k = (i * THREADS + threadIdx.x) * 8;
-        for (int c = 0; c < 8; c++)
-            n[i][c] = 0;
-        if (a.kept && k < a.K) {
-            *(float4 *)n[i] = *(const float4 *)(a.norm_w + k);
-            *(float4 *)(n[i] + 4) = *(const float4 *)(a.norm_w + k + 4);
-        }
-    }
-}
-
-/* RMSNorm with the rows in registers: all loads are under way before the first is needed. */
-template <int FORMAT>
-static __device__ __forceinline__ void stage_kept(const struct skinny &a, uint8_t *smem, float *sums,
-                                                  const float (&n)[KEPT][8])
-{
-    float v[DEVICE_DECODE_T][KEPT][8], *warp_sums = (float *)(smem + BARRIER_BYTES);
-#pragma unroll
-    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++)
-#pragma unroll
-        for (uint32_t i = 0; i < KEPT; i++) {
-            uint32_t k = (i * THREADS + threadIdx.x) * 8;
-            for (int c = 0; c < 8; c++)
-                v[t][i][c] = 0;
-            if (t < a.T && k < a.K) {
-                const float *p = (const float *)a.x + t * a.ldx + k;
-                *(float4 *)v[t][i] = *(const float4 *)p;
-                *(float4 *)(v[t][i] + 4) = *(const float4 *)(p + 4);
-            }
-        }
-#pragma unroll
-    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++)
-        if (t < a.T)
-            put_warp_sum(warp_sums, t,
-                         sum_of_squares(v[t][0]) + (KEPT > 1 ? sum_of_squares(v[t][KEPT - 1]) : 0));
-    __syncthreads();
-#pragma unroll
-    for (uint32_t t = 0; t < DEVICE_DECODE_T; t++)
-        if (t < a.T) {
-            float factor = norm_factor(a, warp_sums, t);
-#pragma unroll
-            for (uint32_t i = 0; i < KEPT; i++)
-                put_eight<FORMAT>(a, smem, sums, t, (i * THREADS + threadIdx.x) * 8,
-                                  normed(v[t][i], n[i], factor));
-        }
-}
-
-/* RMSNorm of any rows, which are read twice. */
-template <int FORMAT>
-static __device__ __forceinline__ void stage_normed(const struct skinny &a, uint8_t *smem, float *sums)
-{
-    float v[8], n[8], *warp_sums = (float *)(smem + BARRIER_BYTES);
-    uint32_t padded = (a.units * UNIT_COLS + THREADS * 8 - 1) / (THREADS * 8) * (THREADS * 8);
-#pragma unroll 1
-    for (uint32_t t = 0; t < a.T; t++) {
-        float sum = 0;
-#pragma unroll 1
-        for (uint32_t k = threadIdx.x * 8; k < padded; k += THREADS * 8) {
-            load_f32((const float *)a.x + t * a.ldx, k, a.K, a.wide, v);
-            sum += sum_of_squares(v);
-        }
-        put_warp_sum(warp_sums, t, sum);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t t = 0; t < a.T; t++) {
-        float factor = norm_factor(a, warp_sums, t);
-#pragma unroll 1
-        for (uint32_t k = threadIdx.x * 8; k < padded; k += THREADS * 8) {
-            load_f32((const float *)a.x + t * a.ldx, k, a.K, a.wide, v);
-            load_f32(a.norm_w, k, a.K, a.wide, n);
-            put_eight<FORMAT>(a, smem, sums, t, k, normed(v, n, factor));
-        }
-    }
-}
+#include "kernels/cuda/skinny_stage.cuh"
 
 /* ---- results ------------------------------------------------------------------------------------------- */
 
@@ -347,14 +69,15 @@ static __device__ __forceinline__ uint16_t clamped_half(float v)
 }
 
 /* All lanes of a warp call. */
+template <int FORMAT>
 static __device__ __forceinline__ void finish(const struct skinny &a, const float *partial, uint32_t index,
                                               const struct place &p)
 {
     float sum = 0;
     if (p.t < a.T)
 #pragma unroll
-        for (int w = 0; w < WARPS; w++)
-            sum += partial[w * TILE_ROWS * DEVICE_DECODE_T + index];
+        for (uint32_t w = 0; w < warps_of(FORMAT); w++)
+            sum += partial[w * PARTIAL + index];
     sum = sum * p.row_scale + p.bias;
     float up = __shfl_down_sync(~0u, sum, 1);
     if (!p.mine)
@@ -371,13 +94,16 @@ static __device__ __forceinline__ void finish(const struct skinny &a, const floa
 /* ---- the kernel ---------------------------------------------------------------------------------------- */
 
 template <int FORMAT>
-static __global__ void __launch_bounds__(THREADS, 2) skinny_kernel(const struct skinny a)
+static __global__ void __launch_bounds__(2 * warps_of(FORMAT) * 32, 1) skinny_kernel(const struct skinny a)
 {
     constexpr uint32_t UNIT = layout_unit_bytes(FORMAT), MANY = slot_units(FORMAT), SLOT = UNIT * MANY;
+    constexpr uint32_t WARPS = warps_of(FORMAT), GROUPS = UNIT_COLS / sums_group(FORMAT);
     extern __shared__ __align__(128) uint8_t smem[];
     float *partials = (float *)(smem + BARRIER_BYTES),
-          *sums = (float *)(smem + BARRIER_BYTES + PARTIAL_BYTES);
+          *sums = (float *)(smem + BARRIER_BYTES + partial_bytes(FORMAT));
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp >= WARPS)
+        return;
     uint32_t shared = (uint32_t)__cvta_generic_to_shared(smem);
     uint32_t bars = shared + warp * SLOTS_MAX * 8, ring = a.slots_at + warp * a.slots * SLOT;
     uint32_t u0 = a.units * warp / WARPS, u1 = a.units * (warp + 1) / WARPS;
@@ -393,25 +119,15 @@ static __global__ void __launch_bounds__(THREADS, 2) skinny_kernel(const struct 
             next_u = u0;
             next_tile += gridDim.x;
         }
+        if (next_tile >= a.tiles) /* the memory is idle soon: the next kernel may fill its ring */
+            launch_dependents();
     };
     ring_init(bars, a.slots, lane);
+    x_barrier_init<FORMAT>(shared + X_BARRIER);
     for (uint32_t s = 0; s < a.slots; s++)
         ask(s);
-    float norm[KEPT][8];
-    load_norm(a, norm);
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-    if (a.kept)
-        stage_kept<FORMAT>(a, smem, sums, norm);
-    else if (a.norm_w)
-        stage_normed<FORMAT>(a, smem, sums);
-    else if (a.whole)
-        stage_halves<FORMAT, true>(a, smem, sums);
-    else
-        stage_halves<FORMAT, false>(a, smem, sums);
-    __syncthreads();
+    stage<FORMAT>(a, smem, sums);
+    block_barrier<FORMAT>();
     uint32_t column = FORMAT == DEVICE_W_BF16 ? lane >> 3 : lane >> 2; /* the row of x that this lane feeds */
     const uint8_t *x = smem + a.x_at + (column < a.T ? column : 0) * a.x_stride + (lane & 3) * 16;
     const float *lane_sums = sums + (lane & 1) * 2;
@@ -424,13 +140,20 @@ static __global__ void __launch_bounds__(THREADS, 2) skinny_kernel(const struct 
             p = place_of<FORMAT>(a, tile, index);
         float acc[2][4] = {};
         for (uint32_t u = u0; u < u1; u += MANY) {
+            const uint8_t *unit = smem + ring + slot * SLOT, *at = x + u * UNIT_COLS * 2;
+            const float *sum = lane_sums + u * GROUPS * 4;
             ring_wait(bars + 8 * slot, parity);
-            const uint8_t *unit = smem + ring + slot * SLOT;
+            if (u + MANY <= u1) {
 #pragma unroll
-            for (uint32_t i = 0; i < MANY; i++)
-                if (u + i < u1)
-                    unit_products<FORMAT>(acc, unit + i * UNIT, lane, x + (u + i) * UNIT_COLS * 2,
-                                          lane_sums + (u + i) * (UNIT_COLS / sums_group(FORMAT)) * 4);
+                for (uint32_t i = 0; i < MANY; i++)
+                    unit_products<FORMAT>(acc, unit + i * UNIT, lane, at + i * UNIT_COLS * 2,
+                                          sum + i * GROUPS * 4);
+            } else {
+#pragma unroll 1
+                for (uint32_t i = 0; i < u1 - u; i++)
+                    unit_products<FORMAT>(acc, unit + i * UNIT, lane, at + i * UNIT_COLS * 2,
+                                          sum + i * GROUPS * 4);
+            }
             __syncwarp();
             ask(slot);
             if (++slot == a.slots) {
@@ -438,11 +161,11 @@ static __global__ void __launch_bounds__(THREADS, 2) skinny_kernel(const struct 
                 parity ^= 1;
             }
         }
-        float *partial = partials + (turn & 1) * WARPS * TILE_ROWS * DEVICE_DECODE_T;
-        put_partial<FORMAT>(a, partial + warp * TILE_ROWS * DEVICE_DECODE_T, acc, lane);
-        __syncthreads();
+        float *partial = partials + (turn & 1) * WARPS * PARTIAL;
+        put_partial<FORMAT>(a, partial + warp * PARTIAL, acc, lane);
+        block_barrier<FORMAT>();
         if (finishes)
-            finish(a, partial, index, p);
+            finish<FORMAT>(a, partial, index, p);
     }
 }
 
@@ -471,28 +194,68 @@ static skinny_function *kernel_of(enum device_weight_format format)
     return NULL;
 }
 
-/* Shared memory: barriers, partial sums, sums of x, x, ring. Half of an SM's where three slots fit, else all.
- */
-static size_t plan_shared(const struct cuda_device *c, const struct device_weight *w, struct skinny *a)
+/* Two kernels that follow one another share an SM, so that the second fills its rings while the first drains;
+ * but two blocks of one kernel must not, or some SMs have two and some none. Launches alternate between two
+ * kinds: EVEN takes more than half of the shared memory, ODD more than half of the registers (by idle warps),
+ * and one of each fits. ALONE takes what there is. */
+enum kind { EVEN, ODD, ALONE };
+enum { EVEN_BYTES = 120 << 10, ODD_BYTES = 105 << 10, SM_REGISTERS = 65536 };
+
+/* Threads of an ODD block, 0 when there is no such number. */
+static unsigned odd_threads(skinny_function *kernel, unsigned working)
+{
+    struct cudaFuncAttributes f = {};
+    if (cudaFuncGetAttributes(&f, kernel) != cudaSuccess)
+        return 0;
+    unsigned registers = ((unsigned)f.numRegs + 7) / 8 * 8;
+    unsigned threads = (SM_REGISTERS / 2 / registers / 32 + 1) * 32;
+    int fits =
+        threads >= working && threads <= 2 * working && (threads + working) * registers <= SM_REGISTERS;
+    return fits ? threads : 0;
+}
+
+/* Lays shared memory out in `room` bytes; returns what is used, 0 when a warp would have fewer than `least`
+ * slots that it has a use for. */
+static size_t lay_out(const struct cuda_device *c, const struct device_weight *w, struct skinny *a,
+                      size_t room, size_t least)
 {
     size_t padded = w->units * UNIT_COLS,
            sums = needs_sums(w->format) ? padded / sums_group(w->format) * 16 : 0;
     a->x_stride = (uint32_t)(padded * 2 + 64); /* neighbouring rows in different banks */
-    a->x_at = (uint32_t)(BARRIER_BYTES + PARTIAL_BYTES + sums);
-    size_t fixed = (a->x_at + a->T * a->x_stride + 127) / 128 * 128,
-           slot = w->unit_bytes * slot_units(w->format);
-    size_t ring_slot = slot * WARPS, half = c->smem_block / 2 - 1024;
-    size_t room = fixed + 3 * ring_slot <= half ? half : c->smem_block;
-    if (fixed + 2 * ring_slot > room)
-        return 0;
-    a->slots_at = (uint32_t)fixed;
-    a->slots = (uint32_t)((room - fixed) / ring_slot);
-    a->slots = a->slots > (uint32_t)SLOTS_MAX ? (uint32_t)SLOTS_MAX : a->slots;
-    /* no more than a warp will ever ask for */
-    size_t turns = (w->tiles + c->sms - 1) / c->sms, units = (w->units + WARPS - 1) / WARPS;
+    a->x_at = (uint32_t)(BARRIER_BYTES + partial_bytes(w->format) + sums);
+    size_t fixed = (a->x_at + a->T * a->x_stride + 127) / 128 * 128, warps = warps_of(w->format);
+    size_t ring_slot = w->unit_bytes * slot_units(w->format) * warps;
+    size_t turns = (w->tiles + c->sms - 1) / c->sms, units = (w->units + warps - 1) / warps;
     size_t most = turns * ((units + slot_units(w->format) - 1) / slot_units(w->format));
-    a->slots = a->slots > most ? (uint32_t)most : a->slots;
+    most = most > (size_t)SLOTS_MAX ? (size_t)SLOTS_MAX : most;
+    size_t slots = fixed < room ? (room - fixed) / ring_slot : 0;
+    if (slots < most && slots < least)
+        return 0;
+    a->slots = (uint32_t)(slots < most ? slots : most);
+    a->slots_at = (uint32_t)fixed;
     return fixed + a->slots * ring_slot;
+}
+
+/* Shared memory and threads of a launch; 0 when a row is too wide. */
+static size_t choose(struct cuda_device *c, const struct device_weight *w, skinny_function *kernel,
+                     struct skinny *a, unsigned *threads)
+{
+    enum kind kind = c->hopper && layout_bits(w->format) < 16 ? (c->skinny_turn++ % 2 ? ODD : EVEN) : ALONE;
+    size_t used = 0;
+    *threads = warps_of(w->format) * 32;
+    if (kind == ODD) {
+        unsigned odd = odd_threads(kernel, *threads);
+        used = odd ? lay_out(c, w, a, ODD_BYTES, 3) : 0;
+        if (used) {
+            *threads = odd;
+            return used;
+        }
+    } else if (kind == EVEN) {
+        used = lay_out(c, w, a, EVEN_BYTES, 3);
+        if (used)
+            return EVEN_BYTES;
+    }
+    return lay_out(c, w, a, c->smem_block, 2) ? c->smem_block : 0;
 }
 
 void linear_skinny(struct device *d, const struct device_linear_args *in)
@@ -517,19 +280,20 @@ void linear_skinny(struct device *d, const struct device_linear_args *in)
     a.epilogue = in->epilogue;
     a.wide = in->ldx % 8 == 0 && (uintptr_t)in->x % 16 == 0 && (uintptr_t)in->norm_w % 16 == 0;
     a.whole = a.wide && w->K % UNIT_COLS == 0;
-    a.kept = a.whole && in->norm_w && w->K <= (size_t)KEPT * THREADS * 8;
-    size_t shared = plan_shared(c, w, &a);
+    a.kept = a.whole && in->norm_w && w->K <= (size_t)KEPT_COLUMNS;
+    skinny_function *kernel = kernel_of(w->format);
+    unsigned threads = 0;
+    size_t shared = choose(c, w, kernel, &a, &threads);
     if (!shared) {
         cuda_refuse(d, "linear", "a row of this many columns does not fit the card's shared memory");
         return;
     }
-    skinny_function *kernel = kernel_of(w->format);
     cuda_keep(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
               "linear");
     cudaLaunchConfig_t launch = {};
     cudaLaunchAttribute attribute = {};
     launch.gridDim = dim3((unsigned)(w->tiles < (size_t)c->sms ? w->tiles : (size_t)c->sms));
-    launch.blockDim = dim3(THREADS);
+    launch.blockDim = dim3(threads);
     launch.dynamicSmemBytes = shared;
     launch.stream = cuda_compute(d);
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
