@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_device_smoke.c - every op of a device once, in its place: small engines of made-up weights read and
  * answer; reading at once, in pieces and token by token agree, two runs give the same bits. Small enough for
- * compute-sanitizer, which wants many times the time: arguments pick a case by its number and a length. */
+ * compute-sanitizer, which wants many times the time: arguments pick a case by its
+ * number, a length, and (any third one) few steps. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -34,6 +35,7 @@ enum { RUN = CASES };
 
 static int only = -1;        /* the case that an argument picked */
 static size_t length = MOST; /* of the text; a second argument */
+static int brief;            /* a third one */
 
 struct world {
     struct cache_layout layout;
@@ -104,16 +106,39 @@ static void close_enough(const float *a, const float *b, double tolerance)
     assert_true(size > 0 && difference <= tolerance * tolerance * size);
 }
 
+/* Four rows, a listed step and an audited one. */
+static void steps_of_all_kinds(struct world *w, const uint32_t *ids)
+{
+    uint32_t best[4];
+    float last[V];
+    double visited[2] = {0};
+    pass(w, ids, 4, (struct device_pass){.best = best});
+    for (int i = 0; i < 4; i++)
+        assert_true(best[i] < V);
+    device_session_select(w->session, &(struct device_selection){.budget = 2, .recent = 1});
+    pass(w, ids, 1, (struct device_pass){.last = last});
+    device_session_select(w->session, &(struct device_selection){.budget = 2, .recent = 1, .audit = 1});
+    pass(w, ids, 1, (struct device_pass){.last = last, .visited = visited});
+    assert_true(visited[0] > 0 && visited[0] <= visited[1] * 1.0001);
+}
+
 static void one_case(const struct smoke *c, const char *device)
 {
-    uint32_t ids[MOST], best[4];
+    uint32_t ids[MOST];
     float whole[V], pieces[V], steps[V], again[V];
-    double mass[3] = {0}, visited[2] = {0};
+    double mass[3] = {0};
     struct world w;
     open_world(&w, c, device);
     for (size_t i = 0; i < length; i++)
         ids[i] = (uint32_t)(i * 131 + i / 7 * 17) % V;
     read_all(&w, ids, 128, whole, NULL);
+    if (brief) { /* one step with shares instead */
+        pass(&w, ids, 1, (struct device_pass){.last = again, .mass = mass});
+        assert_true(fabs(mass[0] + mass[1] + mass[2] - 1) < 0.01);
+        steps_of_all_kinds(&w, ids);
+        close_world(&w);
+        return;
+    }
     read_all(&w, ids, 4, pieces, NULL);
     read_all(&w, ids, 1, steps, mass);
     read_all(&w, ids, 128, again, NULL);
@@ -121,15 +146,7 @@ static void one_case(const struct smoke *c, const char *device)
     assert_memory_equal(pieces, steps, sizeof pieces); /* a row does not hang on T */
     close_enough(whole, steps, c->weights == DEVICE_W_FP8 ? 0.15 : 0.05);
     assert_true(fabs(mass[0] + mass[1] + mass[2] - (double)length) < 0.1);
-    /* four rows, a listed step and an audited one */
-    pass(&w, ids, 4, (struct device_pass){.best = best});
-    for (int i = 0; i < 4; i++)
-        assert_true(best[i] < V);
-    device_session_select(w.session, &(struct device_selection){.budget = 2, .recent = 1});
-    pass(&w, ids, 1, (struct device_pass){.last = again});
-    device_session_select(w.session, &(struct device_selection){.budget = 2, .recent = 1, .audit = 1});
-    pass(&w, ids, 1, (struct device_pass){.last = again, .visited = visited});
-    assert_true(visited[0] > 0 && visited[0] <= visited[1] * 1.0001);
+    steps_of_all_kinds(&w, ids);
     close_world(&w);
 }
 
@@ -162,6 +179,7 @@ static void test_cuda(void **state)
 int main(int argc, char **argv)
 {
     only = argc > 1 ? atoi(argv[1]) : -1;
+    brief = argc > 3;
     length = argc > 2 && atoi(argv[2]) > 64 && atoi(argv[2]) < MOST ? (size_t)atoi(argv[2]) : MOST;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_host), cmocka_unit_test(test_cuda)};
     return cmocka_run_group_tests(tests, NULL, NULL);
