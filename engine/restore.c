@@ -226,8 +226,11 @@ static int map_blocks(struct session *s, const uint32_t *ids, size_t n, struct r
         else if (!s->device)
             rc = cache_grow(&s->cache, b * CACHE_BLOCK_PAGES, e);
     }
-    if (!rc && s->device)
-        rc = device_session_put_finish(s->device, e);
+    if (s->device) { /* also after a failure: nothing may arrive in blocks that are then written anew */
+        struct err second;
+        int late = device_session_put_finish(s->device, rc ? &second : e);
+        rc = rc ? rc : late;
+    }
     return !rc && s->device ? cache_hollow(&s->cache, n / KV_BLOCK, e) : rc;
 }
 

@@ -29,6 +29,8 @@ static int run_pass(struct session *s, const uint32_t *ids, size_t T, const stru
                     const size_t *rows, struct err *e)
 {
     struct session_selection *select = &s->selection;
+    if (!s->proving && device_session_position(s->device) != s->position)
+        return err_set(e, ERR_REBUILD, "the device lost its place after a failure; read the document again");
     double visited[2] = {0, 0};
     struct device_pass pass = {.cancel = o ? o->cancel : NULL,
                                .logits = o ? o->logits : NULL,
