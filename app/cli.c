@@ -204,7 +204,7 @@ static int set_tokens(const struct cli_option *o, const char *value, uint64_t *t
 {
     uint64_t n = 0;
     const char *p = value;
-    for (; *p >= '0' && *p <= '9' && n < UINT64_C(1) << 50; p++)
+    for (; *p >= '0' && *p <= '9' && n < UINT64_C(1) << 40; p++) /* room for M */
         n = n * 10 + (uint64_t)(*p - '0');
     int digits = p > value;
     if (*p == 'K' || *p == 'k' || *p == 'M' || *p == 'm') {

@@ -190,6 +190,8 @@ int session_append_guesses(struct session *s, const uint32_t *ids, size_t n,
     }
     if (!s->cache.layout) /* see session_append */
         return err_memory(e, "the KV cache");
+    if (cancel_requested(options ? options->cancel : NULL)) /* a device's short pass does not look */
+        return err_set(e, ERR_CANCELLED, "stopped; what was read is kept");
     int rc = check_ids(s, ids, n, e);
     if (!rc)
         rc = session_reserve(s, s->position + n, e);
