@@ -272,8 +272,10 @@ int app_engine_open(const struct config *c, struct engine **out, struct err *e)
         struct err why = *e;
         options.device = "cpu";
         rc = engine_open(out, &options, e);
-        if (!rc)
+        if (!rc) {
             output_notice(c, "the processor computes: %s", why.text);
+            *e = (struct err){0};
+        }
     }
     app_choice_free(&choice);
     if (!rc && options.weights && strcmp(engine_device(*out), "cpu") == 0)

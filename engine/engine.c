@@ -90,8 +90,13 @@ static int open_device(const struct engine_options *o, struct device **out, stru
     if (!o->device || !strcmp(o->device, "cpu"))
         return 0;
     int either = !strcmp(o->device, "auto");
-    int rc = device_open(out, either ? "cuda" : o->device, o->device_library, o->device_index, e);
-    return either && rc == ERR_UNSUPPORTED ? 0 : rc;
+    struct err why = {0};
+    int rc = device_open(out, either ? "cuda" : o->device, o->device_library, o->device_index, &why);
+    if (either && rc == ERR_UNSUPPORTED)
+        return 0; /* no failure, so *e stays as it was */
+    if (rc)
+        *e = why;
+    return rc;
 }
 
 /* Weights, buffers and caches go onto the device, which is given away. */
