@@ -129,7 +129,7 @@ static struct decode::args arguments(struct device *d, const struct device_atten
     /* of the first rows, the pieces of sixteen tokens and the merge: as measured on an H100 */
     y.own_cost = pages_of_time(kv, 4.5);
     y.stream_cost = pages_of_time(kv, 4 + 0.6 * (double)(kv->sink_pages + kv->R / KV_PAGE_TOKENS + 1));
-    y.cross_cost = pages_of_time(kv, 7);
+    y.cross_cost = pages_of_time(kv, 16);
     return y;
 }
 

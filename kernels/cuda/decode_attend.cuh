@@ -372,8 +372,6 @@ __device__ __forceinline__ void attend_run(const struct args &a, block_shared<D,
         bool any = at < stop;
 #pragma unroll 1
         for (; at < stop; at += WARPS) {
-            __syncwarp(); /* all lanes have read the room that is filled next */
-            feed_ask<BYTES, WARPS>(a, sh.first, f, feed_free(a, f), lane);
             feed_wait(a, f);
             const uint8_t *page = f.rooms + f.stage * BYTES;
             float *lse = NULL;
@@ -389,8 +387,11 @@ __device__ __forceinline__ void attend_run(const struct args &a, block_shared<D,
             else
                 page_coded<KB, VB, D, NT>(sums, q, page, lse, count, NT > 1 ? lane_here() : lane);
             feed_next(a, f);
+            __syncwarp(); /* all lanes have read the room that is filled next */
+            if (at + WARPS < stop)
+                feed_ask<BYTES, WARPS>(a, sh.first, f, feed_free(a, f), lane);
         }
-        int empty = feed_free(a, f);
+        int empty = feed_free(a, f); /* the last page's room: it is asked for after the merge */
         float *to = reinterpret_cast<float *>(f.rooms + empty * BYTES);
         __syncwarp();
         if (any)
@@ -398,6 +399,8 @@ __device__ __forceinline__ void attend_run(const struct args &a, block_shared<D,
         if (lane == 0)
             sh.holds[warp] = any ? empty : -1;
         merge_warps<BYTES>(a, sh, rooms, run_slot((int)blockIdx.x, head), 0, from, count);
+        if (any)
+            feed_ask<BYTES, WARPS>(a, sh.first, f, empty, lane);
         run = stop;
     }
 }
@@ -412,7 +415,7 @@ __device__ __forceinline__ void feed_start(const struct args &a, const int *firs
         feed_find(a, first, f);
     int room = f.stage;
 #pragma unroll 1
-    for (int i = 0; i < a.stages - 1; i++) {
+    for (int i = 0; i < a.stages; i++) {
         feed_ask<BYTES, WARPS>(a, first, f, room, lane);
         room = room + 1 == a.stages ? 0 : room + 1;
     }

@@ -288,14 +288,15 @@ __device__ __forceinline__ void coded_scores(float (&s)[NT][4][4], const uint32_
     page_queries<KB, D, NT>(qs, start, q, params, j);
     const uint8_t *line = page + j * 64 + ((r * 8) ^ ((j & 2) << 4));
 #pragma unroll
-    for (int t = 0; t < 4; t++) {
+    for (int n = 0; n < NT; n++)
 #pragma unroll
-        for (int n = 0; n < NT; n++)
+        for (int t = 0; t < 4; t++)
+            s[n][t][0] = s[n][t][1] = s[n][t][2] = s[n][t][3] = 0;
+            /* products that follow each other belong to different sums: none waits for the one before */
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                s[n][t][i] = start[n][i];
+    for (int i = 0; i < D * KB / 128; i++)
 #pragma unroll
-        for (int i = 0; i < D * KB / 128; i++) {
+        for (int t = 0; t < 4; t++) {
             uint2 w = *reinterpret_cast<const uint2 *>(line + t * (D * KB * 2) + i * 256);
             if constexpr (KB == 8) {
                 uint32_t x[2], y[2];
@@ -315,7 +316,13 @@ __device__ __forceinline__ void coded_scores(float (&s)[NT][4][4], const uint32_
                 }
             }
         }
-    }
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int t = 0; t < 4; t++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                s[n][t][i] = __fadd_rn(s[n][t][i], start[n][i]);
 }
 
 /* o += values . p; p[2 t] are tokens 16 t + 4 j and + 2, p[2 t + 1] the odd ones after them. */
@@ -334,13 +341,13 @@ __device__ __forceinline__ void coded_values(state<D, NT> &a, uint32_t (&p)[NT][
                 p[n][i + 1] = high_halves(even, odd);
             }
     }
+    if constexpr (VB == 8) {
 #pragma unroll
-    for (int i = 0; i < D / 16; i++) {
+        for (int u = 0; u < 2; u++)
 #pragma unroll
-        for (int u = 0; u < 2; u++) {
-            if constexpr (VB == 8) {
+            for (int h = 0; h < 2; h++)
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
+                for (int i = 0; i < D / 16; i++) {
                     uint2 w = *reinterpret_cast<const uint2 *>(line + ((u * (D / 16) + i) * 2 + h) * 256);
                     uint32_t x[2], y[2];
                     codes8(w.x, x);
@@ -349,7 +356,11 @@ __device__ __forceinline__ void coded_values(state<D, NT> &a, uint32_t (&p)[NT][
                     for (int n = 0; n < NT; n++)
                         mma(a.o[n][i], x[0], y[0], x[1], y[1], p[n][4 * u + h], p[n][4 * u + 2 + h]);
                 }
-            } else {
+    } else {
+#pragma unroll
+        for (int u = 0; u < 2; u++)
+#pragma unroll
+            for (int i = 0; i < D / 16; i++) {
                 uint2 w = *reinterpret_cast<const uint2 *>(line + (u * (D / 16) + i) * 256);
                 uint32_t x[4], y[4];
                 codes4(w.x, x);
@@ -360,7 +371,6 @@ __device__ __forceinline__ void coded_values(state<D, NT> &a, uint32_t (&p)[NT][
                     mma(a.o[n][i], x[2], y[2], x[3], y[3], p[n][4 * u + 2], p[n][4 * u + 3]);
                 }
             }
-        }
     }
 }
 
@@ -487,9 +497,9 @@ __device__ __forceinline__ void raw_values(state<D, NT> &a, const uint32_t (&p)[
                                            int r, int j)
 {
 #pragma unroll
-    for (int c = 0; c < D / 32; c++)
+    for (int t = 0; t < 4; t++)
 #pragma unroll
-        for (int t = 0; t < 4; t++) {
+        for (int c = 0; c < D / 32; c++) {
             const uint8_t *row = values + (16 * t + 2 * r) * (D * 2) + c * 64 + j * 16;
             raw_value<D, NT>(a, c, raw_piece(row, true), raw_piece(row + D * 2, true), p, 2 * t);
         }
