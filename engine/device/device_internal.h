@@ -148,6 +148,9 @@ void work_fini(struct device_shared *g);
 int work_scratch(struct device_shared *g, size_t bytes, struct err *e); /* at least so many */
 
 /* device_session.c */
+/* Sizes of a layout for H query heads. counts [3][L], kept by the caller: hr, hr_before, hs_before. The
+ * addresses are left empty. */
+void device_kv_shape(struct device_kv *kv, const struct cache_layout *y, size_t H, const uint32_t *counts);
 uint8_t *block_record(const struct device_session *s, size_t b, size_t l, size_t page); /* slot 0 */
 uint8_t *block_scan(const struct device_session *s, size_t b, size_t l, size_t page);
 /* Room in the table of addresses, and scratch for so many blocks. */

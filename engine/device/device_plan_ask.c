@@ -5,9 +5,8 @@
 #include <string.h>
 
 #include "engine/base/file.h"
+#include "engine/device/device_internal.h"
 #include "engine/device/device_plan.h"
-
-enum { BLOCK_TOKENS = DEVICE_BLOCK_PAGES * KV_PAGE_TOKENS };
 
 struct asked {
     struct device *d;
@@ -80,24 +79,7 @@ int device_plan_ask(struct device *d, struct device_plan_input *in, struct devic
         tables[2 * y->L + l] = (uint32_t)y->hs_before[l];
     }
     struct asked a = {.d = d, .chunk = in->chunk ? in->chunk : DEVICE_CHUNK_T};
-    a.kv = (struct device_kv){.L = y->L,
-                              .H = in->shape.H,
-                              .HK = y->HK,
-                              .D = y->D,
-                              .S = y->S,
-                              .R = y->R,
-                              .HR = y->HR,
-                              .HS = y->HS,
-                              .format = y->format,
-                              .record_bytes = y->record_bytes,
-                              .scan_bytes = y->scan_bytes,
-                              .raw_bytes = y->raw_bytes,
-                              .block_bytes = y->block_bytes,
-                              .sink_pages = y->sink_pages,
-                              .ring_pages = y->ring_pages,
-                              .hr = tables,
-                              .hr_before = tables + y->L,
-                              .hs_before = tables + 2 * y->L};
+    device_kv_shape(&a.kv, y, in->shape.H, tables);
     a.linear = linear_scratch(d, &in->shape, a.chunk);
     in->card_free = info.memory_free;
     in->host_free = host_room();

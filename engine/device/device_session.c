@@ -57,30 +57,35 @@ void session_drop_graphs(struct device_session *s)
 
 /* ---- creation ---------------------------------------------------------------------------------------- */
 
+void device_kv_shape(struct device_kv *kv, const struct cache_layout *y, size_t H, const uint32_t *counts)
+{
+    *kv = (struct device_kv){.L = y->L,
+                             .H = H,
+                             .HK = y->HK,
+                             .D = y->D,
+                             .S = y->S,
+                             .R = y->R,
+                             .HR = y->HR,
+                             .HS = y->HS,
+                             .format = y->format,
+                             .record_bytes = y->record_bytes,
+                             .scan_bytes = y->scan_bytes,
+                             .raw_bytes = y->raw_bytes,
+                             .block_bytes = y->block_bytes,
+                             .sink_pages = y->sink_pages,
+                             .ring_pages = y->ring_pages,
+                             .hr = counts,
+                             .hr_before = counts + y->L,
+                             .hs_before = counts + 2 * y->L};
+}
+
 static void init_kv(struct device_session *s)
 {
     const struct device_engine *g = s->g;
     const struct cache_layout *y = g->layout;
-    s->kv = (struct device_kv){.L = y->L,
-                               .H = g->shared->shape.H,
-                               .HK = y->HK,
-                               .D = y->D,
-                               .S = y->S,
-                               .R = y->R,
-                               .HR = y->HR,
-                               .HS = y->HS,
-                               .format = y->format,
-                               .record_bytes = y->record_bytes,
-                               .scan_bytes = y->scan_bytes,
-                               .raw_bytes = y->raw_bytes,
-                               .block_bytes = y->block_bytes,
-                               .sink_pages = y->sink_pages,
-                               .ring_pages = y->ring_pages,
-                               .hr = g->heads,
-                               .hr_before = g->heads + y->L,
-                               .hs_before = g->heads + 2 * y->L,
-                               .heads_host = g->heads + 3 * y->L,
-                               .heads = g->heads_device};
+    device_kv_shape(&s->kv, y, g->shared->shape.H, g->heads);
+    s->kv.heads_host = g->heads + 3 * y->L;
+    s->kv.heads = g->heads_device;
     s->tail_bytes = 2 * y->HR * y->raw_bytes;
     s->stream_bytes = y->HS * (y->sink_pages + y->ring_pages) * y->raw_bytes;
 }

@@ -8,6 +8,7 @@
  * pages before the own one, and written for a page that is full alone.
  */
 #include "kernels/device_host/device_host.h"
+#include "kernels/device_host/host_kv.h"
 
 #include <string.h>
 
@@ -80,36 +81,22 @@ size_t host_attend_decode_scratch_bytes(struct device *d, const struct device_kv
 
 /* ---- where things lie --------------------------------------------------------------------------------- */
 
-static size_t record_index(const struct job *j, size_t page, size_t slot)
-{
-    return j->kv->hr_before[j->a->layer] * DEVICE_BLOCK_PAGES + page % DEVICE_BLOCK_PAGES * j->hr + slot;
-}
-
-static uint8_t *block_of(const struct job *j, size_t page)
-{
-    return (uint8_t *)(uintptr_t)j->kv->blocks[page / DEVICE_BLOCK_PAGES];
-}
-
 static uint8_t *record(const struct job *j, size_t page, size_t slot)
 {
-    return block_of(j, page) + record_index(j, page, slot) * j->kv->record_bytes;
+    return host_kv_record(j->kv, j->a->layer, page, slot);
 }
 
 static uint8_t *summary(const struct job *j, size_t page, size_t slot)
 {
-    return block_of(j, page) + DEVICE_BLOCK_PAGES * j->kv->HR * j->kv->record_bytes +
-           record_index(j, page, slot) * j->kv->scan_bytes;
+    return host_kv_summary(j->kv, j->a->layer, page, slot);
 }
 
 /* Raw page of a head; `head` counts retrieval slots, then streaming ones. */
 static uint8_t *raw_page(const struct job *j, size_t head, size_t page)
 {
     const struct device_kv *kv = j->kv;
-    if (head < j->hr)
-        return kv->tail + ((kv->hr_before[j->a->layer] + head) * 2 + (page & 1)) * kv->raw_bytes;
-    size_t at = page < kv->sink_pages ? page : kv->sink_pages + page % kv->ring_pages;
-    size_t slot = kv->hs_before[j->a->layer] + head - j->hr;
-    return kv->stream + (slot * (kv->sink_pages + kv->ring_pages) + at) * kv->raw_bytes;
+    return head < j->hr ? kv->tail + host_kv_tail_at(kv, j->a->layer, page, head)
+                        : kv->stream + host_kv_stream_at(kv, j->a->layer, page, head - j->hr);
 }
 
 /* ---- the step's own rows ------------------------------------------------------------------------------ */
@@ -117,25 +104,7 @@ static uint8_t *raw_page(const struct job *j, size_t head, size_t page)
 static void rotate(const struct job *j)
 {
     const struct device_attend_decode_args *a = j->a;
-    size_t D = j->kv->D, heads = j->kv->H + j->kv->HK;
-    for (size_t t = 0; t < j->T; t++)
-        memcpy(j->room.qk + t * heads * D, a->qkv + t * a->ldqkv, heads * D * sizeof(float));
-    j->k->rope_table(&(struct rope_table_args){.pos0 = j->pos,
-                                               .T = j->T,
-                                               .steps = a->rope.steps,
-                                               .half = a->rope.half,
-                                               .attn_factor = a->rope.attn_factor,
-                                               .cos = j->room.cos,
-                                               .sin = j->room.sin});
-    j->k->rope_apply(&(struct rope_apply_args){.kind = a->rope.kind,
-                                               .x = j->room.qk,
-                                               .ldx = heads * D,
-                                               .T = j->T,
-                                               .heads = heads,
-                                               .D = D,
-                                               .half = a->rope.half,
-                                               .cos = j->room.cos,
-                                               .sin = j->room.sin});
+    host_rotate(j->k, j->kv, a->qkv, a->ldqkv, j->pos, j->T, &a->rope, j->room.cos, j->room.sin, j->room.qk);
 }
 
 static int finite(const uint16_t *x, size_t n)

@@ -9,6 +9,7 @@
  * were not full before are written, so that a chunk may be given up.
  */
 #include "kernels/device_host/device_host.h"
+#include "kernels/device_host/host_kv.h"
 
 #include <string.h>
 
@@ -71,31 +72,24 @@ size_t host_attend_prefill_scratch_bytes(struct device *d, const struct device_k
 
 static uint8_t *record(const struct job *j, size_t page, size_t slot)
 {
-    const struct device_kv *kv = j->kv;
-    size_t i = kv->hr_before[j->a->layer] * DEVICE_BLOCK_PAGES + page % DEVICE_BLOCK_PAGES * j->hr + slot;
-    return (uint8_t *)(uintptr_t)kv->blocks[page / DEVICE_BLOCK_PAGES] + i * kv->record_bytes;
+    return host_kv_record(j->kv, j->a->layer, page, slot);
 }
 
 static uint8_t *summary(const struct job *j, size_t page, size_t slot)
 {
-    const struct device_kv *kv = j->kv;
-    size_t i = kv->hr_before[j->a->layer] * DEVICE_BLOCK_PAGES + page % DEVICE_BLOCK_PAGES * j->hr + slot;
-    return (uint8_t *)(uintptr_t)kv->blocks[page / DEVICE_BLOCK_PAGES] +
-           DEVICE_BLOCK_PAGES * kv->HR * kv->record_bytes + i * kv->scan_bytes;
+    return host_kv_summary(j->kv, j->a->layer, page, slot);
 }
 
 /* Offset of a page of a retrieval slot in kv->tail and tail_next. */
 static size_t tail_at(const struct job *j, size_t slot, size_t page)
 {
-    return ((j->kv->hr_before[j->a->layer] + slot) * 2 + (page & 1)) * j->kv->raw_bytes;
+    return host_kv_tail_at(j->kv, j->a->layer, page, slot);
 }
 
 /* Offset of a page of a streaming slot in kv->stream and stream_next. */
 static size_t stream_at(const struct job *j, size_t slot, size_t page)
 {
-    const struct device_kv *kv = j->kv;
-    size_t at = page < kv->sink_pages ? page : kv->sink_pages + page % kv->ring_pages;
-    return ((kv->hs_before[j->a->layer] + slot) * (kv->sink_pages + kv->ring_pages) + at) * kv->raw_bytes;
+    return host_kv_stream_at(j->kv, j->a->layer, page, slot);
 }
 
 /* Raw page of the chunk; `head` counts retrieval slots, then streaming ones. */
@@ -109,25 +103,7 @@ static uint8_t *own_page(const struct job *j, size_t head, size_t page)
 static void rotate(const struct job *j)
 {
     const struct device_attend_prefill_args *a = j->a;
-    size_t D = j->kv->D, heads = j->kv->H + j->kv->HK;
-    for (size_t t = 0; t < a->T; t++)
-        memcpy(j->room.qk + t * heads * D, a->qkv + t * a->ldqkv, heads * D * sizeof(float));
-    j->k->rope_table(&(struct rope_table_args){.pos0 = a->pos0,
-                                               .T = a->T,
-                                               .steps = a->rope.steps,
-                                               .half = a->rope.half,
-                                               .attn_factor = a->rope.attn_factor,
-                                               .cos = j->room.cos,
-                                               .sin = j->room.sin});
-    j->k->rope_apply(&(struct rope_apply_args){.kind = a->rope.kind,
-                                               .x = j->room.qk,
-                                               .ldx = heads * D,
-                                               .T = a->T,
-                                               .heads = heads,
-                                               .D = D,
-                                               .half = a->rope.half,
-                                               .cos = j->room.cos,
-                                               .sin = j->room.sin});
+    host_rotate(j->k, j->kv, a->qkv, a->ldqkv, a->pos0, a->T, &a->rope, j->room.cos, j->room.sin, j->room.qk);
 }
 
 /* Token t's key and value of a KV head into row r of a raw page. */

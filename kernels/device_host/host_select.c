@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "kernels/device_host/device_host.h"
+#include "kernels/device_host/host_kv.h"
 #include "kernels/half.h"
 #include "kernels/page.h"
 
@@ -54,15 +55,6 @@ static float quantise(const float *q, size_t D, int32_t *codes)
     return top / CODE_MAX;
 }
 
-static const uint8_t *summary(const struct device_select_args *a, size_t page, size_t slot)
-{
-    const struct device_kv *kv = a->kv;
-    size_t i =
-        kv->hr_before[a->layer] * DEVICE_BLOCK_PAGES + page % DEVICE_BLOCK_PAGES * kv->hr[a->layer] + slot;
-    const uint8_t *block = (const uint8_t *)(uintptr_t)kv->blocks[page / DEVICE_BLOCK_PAGES];
-    return block + DEVICE_BLOCK_PAGES * kv->HR * kv->record_bytes + i * kv->scan_bytes;
-}
-
 /* Raises the scores of pages [0, n) to those of one query. */
 static void score_column(const struct device_select_args *a, size_t slot, const float *q, size_t n,
                          struct scored *to)
@@ -71,7 +63,7 @@ static void score_column(const struct device_select_args *a, size_t slot, const 
     int32_t codes[HEAD_DIM_MAX];
     float unit = quantise(q, D, codes);
     for (size_t p = 0; p < n; p++) {
-        const int8_t *mean = (const int8_t *)summary(a, p, slot);
+        const int8_t *mean = (const int8_t *)host_kv_summary(a->kv, a->layer, p, slot);
         int32_t sum = 0;
         for (size_t c = 0; c < D; c++)
             sum += codes[c] * mean[c];
@@ -112,7 +104,7 @@ static void score_head(const struct device_select_args *a, size_t slot, size_t n
     }
     for (size_t p = 0; p < n; p++) {
         uint16_t scale;
-        memcpy(&scale, summary(a, p, slot) + kv->D, sizeof scale);
+        memcpy(&scale, host_kv_summary(a->kv, a->layer, p, slot) + kv->D, sizeof scale);
         to[p].score *= half_to_float(scale);
     }
 }
